@@ -1,0 +1,19 @@
+"""The errors metagym raises, one class per kind of mistake."""
+
+__all__ = ["CheckpointError", "ConfigError", "MetagymError", "TaskError"]
+
+
+class MetagymError(Exception):
+    """Base of every error that metagym raises on purpose."""
+
+
+class TaskError(MetagymError, ValueError):
+    """A task does not belong to the family it was given to."""
+
+
+class ConfigError(MetagymError, ValueError):
+    """An argument is outside what is accepted."""
+
+
+class CheckpointError(MetagymError, ValueError):
+    """A file is no metagym checkpoint, is damaged, or needs something that was not passed."""
