@@ -1,0 +1,233 @@
+"""One row of a family, two ways: as a batch of one, or walking the tables of a tabular family as Python lists."""
+
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from metagym.distributions import TaskDistribution
+from metagym.family import Family, Params
+from metagym.noise import GAMMA, subkeys, uniforms
+from metagym.tabular import Position, Table, TabularFamily
+from metagym.tasks import Task
+from metagym.types import Array, Float, Keys
+
+__all__ = ["BatchRow", "Row", "TableRow"]
+
+_NOISE_BLOCK = 512
+_TASK_BLOCK = 32
+
+
+class Row(ABC):
+    """One row: its task, its state and its three streams.
+
+    Noise and tasks are drawn ahead in blocks; what they are does not depend on the size of the blocks.
+    """
+
+    def __init__(self, family: Any, distribution: TaskDistribution) -> None:
+        self.family: Family[Any, Any] = family
+        self.distribution = distribution
+        self.task_id = 0
+
+    def seed(self, keys: Keys) -> None:
+        """Restart the streams: dynamics, tasks of resets, sampled tasks."""
+        self._dynamics, self._task_key, self._sampling_key = keys
+        self._noise: list[float] = []
+        self._noise_used = 0
+        self._num_tasks, self._block_start, self._num_sampled = 0, -_TASK_BLOCK, 0
+
+    def sample(self, num_tasks: int) -> Params:
+        """Tasks from the third stream."""
+        index = np.arange(self._num_sampled, self._num_sampled + num_tasks)
+        self._num_sampled += num_tasks
+        return self.distribution.draw(subkeys(self._sampling_key, index))[0]
+
+    def next_task(self) -> None:
+        """Go on to the next task of the second stream."""
+        place = self._num_tasks - self._block_start
+        if place == _TASK_BLOCK:
+            place, self._block_start = 0, self._num_tasks
+            index = np.arange(self._num_tasks, self._num_tasks + _TASK_BLOCK)
+            params, ids = self.distribution.draw(subkeys(self._task_key, index))
+            self._block, self._block_ids = params, ids.tolist()
+            self._prepare_block()
+        self._num_tasks += 1
+        self.task_id = self._block_ids[place]
+        self._use_block(place)
+
+    def _refill_noise(self) -> None:
+        unused = len(self._noise) - self._noise_used
+        self._dynamics = self._dynamics + np.uint64(self._noise_used * int(GAMMA) % 2**64)
+        counters = np.array([self._dynamics], np.uint64)
+        self._noise = uniforms(counters, max(_NOISE_BLOCK, 2 * unused, 2 * self._most_draws()))[0].tolist()
+        self._noise_used = 0
+
+    def _most_draws(self) -> int:
+        return max(self.family.num_step_draws, self.family.num_initial_draws)
+
+    def _draw(self, num_draws: int) -> Float:
+        if self._noise_used + num_draws > len(self._noise):
+            self._refill_noise()
+        start = self._noise_used
+        self._noise_used += num_draws
+        return np.array(self._noise[start : start + num_draws]).reshape(1, num_draws)
+
+    @abstractmethod
+    def _prepare_block(self) -> None: ...
+
+    @abstractmethod
+    def _use_block(self, place: int) -> None: ...
+
+    @abstractmethod
+    def set_task(self, task: Task) -> None:
+        """Play `task` from the next episode on."""
+
+    @abstractmethod
+    def begin(self) -> Any:
+        """Start an episode; returns the first observation."""
+
+    @abstractmethod
+    def step(self, action: Any) -> tuple[Any, float, bool, bool]:
+        """One step: observation, reward, terminated, success."""
+
+    @property
+    @abstractmethod
+    def params(self) -> Params:
+        """The task as columns of one row."""
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """The state as columns of one row."""
+
+
+class BatchRow(Row):
+    """A batch of one."""
+
+    @override
+    def _prepare_block(self) -> None:
+        return
+
+    @override
+    def _use_block(self, place: int) -> None:
+        self._params = self._block.take(np.array([place]))
+
+    @override
+    def set_task(self, task: Task) -> None:
+        self._params, self.task_id = self.family.params_of([task]), task.id
+
+    @override
+    def begin(self) -> Any:
+        self._state = self.family.initial(self._params, self._draw(self.family.num_initial_draws))
+        return self._observation()
+
+    @override
+    def step(self, action: Any) -> tuple[Any, float, bool, bool]:
+        noise = self._draw(self.family.num_step_draws)
+        step = self.family.step(self._state, np.asarray(action)[None], self._params, noise)
+        self._state = step.state
+        success = step.success is not None and bool(step.success[0])
+        return self._observation(), float(step.reward[0]), bool(step.terminated[0]), success
+
+    def _observation(self) -> Any:
+        return self.family.observe(self._state, self._params)[0]
+
+    @property
+    @override
+    def params(self) -> Params:
+        return self._params
+
+    @property
+    @override
+    def state(self) -> Any:
+        return self._state
+
+
+class TableRow(Row):
+    """The same tables that the vector driver steps, walked as Python lists: a step without array operations."""
+
+    def __init__(self, family: TabularFamily[Any], distribution: TaskDistribution) -> None:
+        super().__init__(family, distribution)
+        self._tabular = family
+        self._successors = family.successors.tolist()
+        self._cells = list(family.cells)
+        self._set: Task | None = None
+        self._one: Params | None = None
+        # Discrete observations of tabular families are numpy integers, made once: making one costs as much as a step.
+        self._observations = [np.int64(index) for index in range(len(self._successors))]
+
+    @override
+    def _prepare_block(self) -> None:
+        self._tables = _as_lists(self._tabular.table(self._block))
+
+    @override
+    def _use_block(self, place: int) -> None:
+        self._set = self._one = None
+        self._place = place
+        kinds, thresholds, relabel = self._tables
+        self._kind, self._thresholds = kinds[place], thresholds[place]
+        self._relabel = relabel[place] if relabel is not None else None
+
+    @override
+    def set_task(self, task: Task) -> None:
+        if task is self._set:
+            return  # a pinned task, reset after reset
+        self._set, self._one, self.task_id = task, self.family.params_of([task]), task.id
+        kinds, thresholds, relabel = _as_lists(self._tabular.table(self._one))
+        self._kind, self._thresholds = kinds[0], thresholds[0]
+        self._relabel = relabel[0] if relabel is not None else None
+
+    @override
+    def begin(self) -> Any:
+        if self._tabular.num_initial_draws:
+            self._index = int(self._tabular.initial(self.params, self._draw(self._tabular.num_initial_draws)).cell[0])
+        else:
+            self._index = self._tabular.start
+        return self._observations[self._index]
+
+    @override
+    def step(self, action: Any) -> tuple[Any, float, bool, bool]:
+        if self._noise_used == len(self._noise):
+            self._refill_noise()
+        draw = self._noise[self._noise_used]
+        self._noise_used += 1
+        if self._relabel is not None:
+            action = self._relabel[action]
+        chosen = 0
+        for threshold in self._thresholds:
+            if draw >= threshold:
+                chosen += 1
+        self._index = index = self._successors[self._index][action][chosen]
+        reward, terminated, success = self._cells[self._kind[index]]
+        return self._observations[index], reward, terminated, success
+
+    @property
+    @override
+    def params(self) -> Params:
+        if self._one is None:
+            self._one = self._block.take(np.array([self._place]))
+        return self._one
+
+    @property
+    @override
+    def state(self) -> Any:
+        return Position(np.array([self._index], np.int64))
+
+
+_Lists = tuple[list[list[int]], list[list[float]], list[list[int]] | None]
+
+
+def _as_lists(table: Table) -> _Lists:
+    kinds = table.kind.reshape(len(table.kind), -1).tolist()
+    relabel = None if table.relabel is None else table.relabel.tolist()
+    return kinds, cumulative(table.probability).tolist(), relabel
+
+
+def cumulative(probability: Array) -> Float:
+    """Thresholds between outcomes, (N, K - 1), added up in the order in which the vector driver adds them."""
+    thresholds = np.array(probability[:, :-1], dtype=np.float64)
+    for left, right in pairwise(range(thresholds.shape[1])):
+        thresholds[:, right] += thresholds[:, left]
+    return thresholds

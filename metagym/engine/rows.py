@@ -1,0 +1,183 @@
+"""N rows of one family: their tasks, states, clocks and random streams. No autoreset, no Gymnasium."""
+
+from typing import Any
+
+import numpy as np
+
+from metagym.distributions import TaskDistribution
+from metagym.engine.streams import TaskRing
+from metagym.family import Family, Params, Step
+from metagym.noise import advance, seed_keys, subkeys, uniforms
+from metagym.types import Array, Bool, Float, Int, Keys
+
+__all__ = ["Rows"]
+
+
+class Rows:
+    """State of N rows, advanced all together and reset one by one.
+
+    Args:
+        family: the physics.
+        distribution: what trials without a set task draw from.
+        num_rows: N.
+    """
+
+    def __init__(self, family: Family[Any, Any], distribution: TaskDistribution, num_rows: int) -> None:
+        self.family, self.distribution, self.num_rows = family, distribution, num_rows
+        self._step_advance = advance(family.num_step_draws)
+        self._initial_advance = advance(family.num_initial_draws)
+        self.ring = TaskRing(distribution, num_rows)
+        entropy = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        self.seed(np.arange(num_rows), [entropy + row for row in range(num_rows)])
+        self.params: Params = family.params_type(
+            **{
+                name: np.zeros((num_rows, *(space.shape or ())), space.dtype)
+                for name, space in family.task_space.items()
+            }
+        )
+        self.task_ids: Int = np.zeros(num_rows, np.int64)
+        self.elapsed: Int = np.zeros(num_rows, np.int64)
+        self.state: Any = None
+        self.pinned: Bool = np.zeros(num_rows, np.bool_)
+        self._stale: Bool = np.zeros(num_rows, np.bool_)
+        self._pins: Params = self.params.take(np.arange(num_rows))
+        self._pin_ids: Int = self.task_ids.copy()
+        self._count_pins()
+
+    # --- streams -----------------------------------------------------------------------------------------------
+
+    def seed(self, rows: Int, seeds: list[int]) -> None:
+        """Restart the three streams (dynamics, tasks of resets, `sample_tasks`) of some rows."""
+        keys = seed_keys(seeds, 3)
+        if not hasattr(self, "dynamics"):
+            self.dynamics: Keys = np.zeros(self.num_rows, np.uint64)
+            self.sampling_key: np.uint64 = np.uint64(0)
+            self.num_sampled = 0
+        self.dynamics[rows] = keys[:, 0]
+        self.ring.seed(rows, keys[:, 1])
+        first = np.flatnonzero(rows == 0)
+        if first.size:
+            self.sampling_key, self.num_sampled = keys[first[0], 2], 0
+
+    def sample(self, num_tasks: int) -> Params:
+        """Tasks from the third stream, which never touches a trajectory."""
+        index = np.arange(self.num_sampled, self.num_sampled + num_tasks)
+        self.num_sampled += num_tasks
+        return self.distribution.draw(subkeys(self.sampling_key, index))[0]
+
+    # --- tasks -------------------------------------------------------------------------------------------------
+
+    def pin(self, rows: Int, params: Params, ids: Int) -> None:
+        """Set the tasks of all later trials of `rows`; the running trials keep theirs."""
+        self._pins.put(rows, params)
+        self._pin_ids[rows] = ids
+        self.pinned[rows] = self._stale[rows] = True
+        self._count_pins()
+
+    def unpin(self, rows: Int) -> None:
+        """Let later trials of `rows` draw their tasks."""
+        self.pinned[rows] = self._stale[rows] = False
+        self._count_pins()
+
+    def _count_pins(self) -> None:
+        # Two flags kept beside the arrays: the common case, all rows or none, costs no array operation.
+        self._any_pinned, self._all_pinned = bool(self.pinned.any()), bool(self.pinned.all())
+        self._any_stale = bool(self._stale.any())
+
+    def assign(self, rows: Int, params: Params, ids: Int) -> None:
+        """Set the tasks of the trials that start now, and of no later ones."""
+        self.params.put(rows, params)
+        self.task_ids[rows] = ids
+        if self._any_pinned:
+            self._stale[rows] = self.pinned[rows]
+            self._count_pins()
+
+    def next_tasks(self, rows: Int) -> None:
+        """Give `rows` (sorted) the tasks of their next trials: pinned ones, or the next of their streams."""
+        if self._any_stale:
+            stale = rows[self._stale[rows]]
+            self.params.put(stale, self._pins.take(stale))
+            self.task_ids[stale] = self._pin_ids[stale]
+            self._stale[stale] = False
+            self._any_stale = bool(self._stale.any())
+        if self._all_pinned:
+            return
+        if self._any_pinned:
+            rows = rows[~self.pinned[rows]]
+        if rows.size:
+            params, self.task_ids[rows] = self.ring.pop(rows)
+            self.params.put(rows, params)
+
+    # --- dynamics ----------------------------------------------------------------------------------------------
+
+    def begin(self, rows: Int, *, new_task: bool = True) -> None:
+        """Start an episode in `rows` (sorted): of the task they are to have next, or of the one they have."""
+        if new_task:
+            self.next_tasks(rows)
+        params = self.params if len(rows) == self.num_rows else self.params.take(rows)
+        if self.family.num_initial_draws:
+            noise = uniforms(self.dynamics[rows], self.family.num_initial_draws)
+            self.dynamics[rows] += self._initial_advance
+        else:
+            noise = np.empty((len(rows), 0))
+        state = self.family.initial(params, noise)
+        if self.state is None:
+            self.state = state
+        else:
+            for column, fresh in zip(self.state, state, strict=True):
+                column[rows] = fresh
+        self.elapsed[rows] = 0
+
+    def advance(self, action: Array, active: Bool | None) -> Step[Any]:
+        """Step every row; rows that are not `active` draw no noise and must begin anew before they are used."""
+        noise = self._step_noise(active)
+        step = self.family.step(self.state, action, self.params, noise)
+        self.state = step.state
+        self.elapsed += 1
+        return step
+
+    def _step_noise(self, active: Bool | None) -> Float:
+        if not self.family.num_step_draws:
+            return np.empty((self.num_rows, 0))
+        noise = uniforms(self.dynamics, self.family.num_step_draws)
+        self.dynamics += self._step_advance if active is None else self._step_advance * active
+        return noise
+
+    def observe(self, rows: Int | None) -> Array:
+        """Observations of all rows, or of some, freshly allocated."""
+        if rows is None:
+            return self.family.observe(self.state, self.params)
+        state = type(self.state)(*(column[rows] for column in self.state))
+        return self.family.observe(state, self.params.take(rows))
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Array]:
+        """Everything that decides the future, as arrays."""
+        arrays = {f"params/{name}": column.copy() for name, column in self.params.columns().items()}
+        arrays |= {f"pins/{name}": column.copy() for name, column in self._pins.columns().items()}
+        arrays |= {f"ring/{name}": array for name, array in self.ring.get_state().items()}
+        if self.state is not None:
+            arrays |= {f"state/{name}": getattr(self.state, name).copy() for name in self.state._fields}
+        for name in ("dynamics", "task_ids", "elapsed", "pinned", "_stale", "_pin_ids"):
+            arrays[name] = getattr(self, name).copy()
+        arrays["sampling"] = np.array([self.sampling_key, self.num_sampled], np.uint64)
+        return arrays
+
+    def set_state(self, arrays: dict[str, Array]) -> None:
+        """Continue from what `get_state` returned."""
+        if any(name.startswith("state/") for name in arrays):
+            self.begin(np.arange(self.num_rows))
+            self.state = type(self.state)(*(arrays[f"state/{name}"].copy() for name in self.state._fields))
+        else:
+            self.state = None
+        for group, params in (("params", self.params), ("pins", self._pins)):
+            for name, column in params.columns().items():
+                column[...] = arrays[f"{group}/{name}"]
+        self.ring.set_state(
+            {name.removeprefix("ring/"): array for name, array in arrays.items() if name.startswith("ring/")}
+        )
+        for name in ("dynamics", "task_ids", "elapsed", "pinned", "_stale", "_pin_ids"):
+            getattr(self, name)[...] = arrays[name]
+        self.sampling_key, self.num_sampled = arrays["sampling"][0], int(arrays["sampling"][1])
+        self._count_pins()

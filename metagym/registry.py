@@ -1,0 +1,114 @@
+"""Names for families: `gymnasium.make` and `gymnasium.make_vec` ids."""
+
+from importlib import import_module
+from typing import Any
+
+import gymnasium as gym
+
+from metagym.engine import TaskEnv, TaskVectorEnv
+from metagym.errors import ConfigError
+from metagym.family import Family
+
+__all__ = ["BUILTIN", "family_ids", "load_family", "make_env", "make_family", "make_vector_env", "register"]
+
+BUILTIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "MetaFrozenLake-v0": ("metagym.envs.frozen_lake:FrozenLake", {}),
+    "MetaBandit-v0": ("metagym.envs.bandit:Bandit", {}),
+    "MetaPointGoal-v0": ("metagym.envs.point_goal:PointGoal", {}),
+}
+
+
+def load_family(entry_point: str) -> type[Family[Any, Any]]:
+    """The family class that ``"package.module:Class"`` names.
+
+    Raises:
+        ConfigError: if there is no such class, or it is no family.
+    """
+    module, _, name = entry_point.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as missing:
+        raise ConfigError(f"no family at {entry_point!r} ('package.module:Class' is expected): {missing}") from missing
+    if not (isinstance(found, type) and issubclass(found, Family)):
+        raise ConfigError(f"{entry_point!r} is no subclass of metagym.Family")
+    return found
+
+
+def make_env(
+    *,
+    family: str,
+    split: str | None = "train",
+    render_mode: str | None = None,
+    reveal_task: bool = False,
+    **family_kwargs: Any,
+) -> TaskEnv:
+    """The scalar entry point of every id; keywords not named here are the family's."""
+    instance = load_family(family)(**family_kwargs)
+    return TaskEnv(instance, split=split, render_mode=render_mode, reveal_task=reveal_task)
+
+
+def make_vector_env(
+    *,
+    family: str,
+    num_envs: int = 1,
+    split: str | None = "train",
+    autoreset_mode: gym.vector.AutoresetMode = gym.vector.AutoresetMode.NEXT_STEP,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    reveal_task: bool = False,
+    **family_kwargs: Any,
+) -> TaskVectorEnv:
+    """The vector entry point of every id; keywords not named here are the family's."""
+    instance = load_family(family)(**family_kwargs)
+    return TaskVectorEnv(
+        instance,
+        num_envs,
+        split=split,
+        autoreset_mode=autoreset_mode,
+        max_episode_steps=max_episode_steps,
+        render_mode=render_mode,
+        reveal_task=reveal_task,
+    )
+
+
+def register(id: str, entry_point: str, **kwargs: Any) -> None:  # noqa: A002 (Gymnasium's name)
+    """Give a family a name for `gymnasium.make` and `gymnasium.make_vec`. Registering the same again is no error.
+
+    Args:
+        id: such as "MyFamily-v0".
+        entry_point: ``"package.module:Class"``, a subclass of `Family`; imported when an env is made.
+        **kwargs: default keywords of the family, JSON-able.
+    """
+    if id in gym.registry and gym.registry[id].kwargs == {"family": entry_point, **kwargs}:
+        return
+    gym.register(
+        id,
+        entry_point="metagym.registry:make_env",
+        vector_entry_point="metagym.registry:make_vector_env",
+        kwargs={"family": entry_point, **kwargs},
+    )
+
+
+def family_ids() -> list[str]:
+    """All registered ids whose envs are metagym's, sorted."""
+    return sorted(name for name, spec in gym.registry.items() if spec.entry_point == "metagym.registry:make_env")
+
+
+def make_family(env_id: str, **kwargs: Any) -> Family[Any, Any]:
+    """The family behind an id, with the family's own keywords.
+
+    Raises:
+        ConfigError: if the id is unknown, or not metagym's.
+    """
+    known = family_ids()
+    name = env_id.rpartition(":")[2]
+    if name not in known:
+        raise ConfigError(f"env id {env_id!r} is unknown; accepted are {', '.join(known)}")
+    defaults = dict(gym.registry[name].kwargs)
+    return load_family(defaults.pop("family"))(**{**defaults, **kwargs})
+
+
+def register_builtin() -> None:
+    """Register the ids that ship with metagym."""
+    for name, (entry_point, kwargs) in BUILTIN.items():
+        register(name, entry_point, **kwargs)
