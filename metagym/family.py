@@ -74,6 +74,7 @@ class Family(ABC, Generic[StateT, ParamsT]):
         params_type: the dataclass of task columns.
         structural: fields whose hash decides between train and test (a lake's map, not its slip).
         has_success: whether `step` fills `Step.success`.
+        initial_needs_task: whether `initial` looks at the tasks; if not, it may be handed the columns of other rows.
         observation_space: of one row.
         action_space: of one row, `Discrete` or `Box`.
         task_space: `spaces.Dict` with one entry for each field of `params_type`: the support.
@@ -88,6 +89,7 @@ class Family(ABC, Generic[StateT, ParamsT]):
     params_type: ClassVar[type[Any]]
     structural: ClassVar[tuple[str, ...]]
     has_success: bool = False
+    initial_needs_task: bool = True
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]

@@ -120,9 +120,8 @@ def plot_adaptation(
         level = float(np.mean(column))
         axes.axhline(level, color=_MUTED, linewidth=1.3, linestyle=dashes, zorder=1)
         ends.append((level, name, _MUTED))
-    scale = " (random 0, optimal 1)" if first.settings.get("normalized") else ""
     axes.set_xlabel("episode of the task")
-    axes.set_ylabel(f"return{scale}, {_STATISTICS[statistic]} and 95 % CI")
+    axes.set_ylabel(_return_label(curves, statistic))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _dress(axes, _default_title(curves) if title is None else title)
     _label_ends(axes, ends)
@@ -238,6 +237,13 @@ def _default_title(curves: Sequence[Curve]) -> str:
     part = f"{first.split} tasks" if first.split in {"train", "test", "ood"} else "tasks"
     runs = "1 run" if counts == [1] else f"{'-'.join(map(str, counts))} runs"
     return f"{first.env_id}: {tasks} {part}, {runs}"
+
+
+def _return_label(curves: Sequence[Curve], statistic: StatisticName) -> str:
+    scale = "normalized return" if curves[0].settings.get("normalized") else "return"
+    units = {"runs" if curve.scores.shape[0] > 1 else "tasks" for curve in curves}
+    over = f" over {units.pop()}" if len(units) == 1 else ""
+    return f"{scale} ({_STATISTICS[statistic]}, 95 % CI{over})"
 
 
 def _dress(axes: Axes, title: str) -> None:

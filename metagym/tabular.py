@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from typing_extensions import override
 from metagym.family import Family, Params, Step
 from metagym.types import Array, Bool, Float, Int
 
-__all__ = ["Cell", "DenseTable", "Position", "Table", "TabularFamily"]
+__all__ = ["Cell", "DenseTable", "Position", "Table", "TabularFamily", "thresholds"]
 
 ParamsT = TypeVar("ParamsT", bound=Params)
 
@@ -35,8 +36,8 @@ class Table(NamedTuple):
 
     kind: Array
     """Kind of every state, indexes the family's `cells`, (N, S)."""
-    probability: Float
-    """Probability of each outcome, (N, K), rows sum to 1."""
+    probability: tuple[Float, ...]
+    """Probability of each of K outcomes, K arrays (N,) that sum to 1."""
     relabel: Int | None = None
     """Which effect each action has, (N, A); None where action a has effect a."""
 
@@ -77,6 +78,7 @@ class TabularFamily(Family[Position, ParamsT]):
     cells: tuple[Cell, ...]
     start: int = 0
     num_step_draws = 1
+    initial_needs_task = False
 
     @abstractmethod
     def table(self, params: ParamsT) -> Table:
@@ -104,9 +106,11 @@ class TabularFamily(Family[Position, ParamsT]):
         entry += action
         if num_outcomes > 1:
             entry *= num_outcomes
-            entry += outcome(table.probability, noise)
+            for threshold in thresholds(table.probability):
+                entry += noise[:, 0] >= threshold
         index = self._flat_successors.take(entry)
-        kind = table.kind.reshape(-1).take(_row_offsets(num_rows, num_states) + index)
+        # Widened once: `take` would widen the same small integers three times.
+        kind = table.kind.reshape(-1).take(_row_offsets(num_rows, num_states) + index).astype(np.intp)
         return Step(Position(index), self._rewards.take(kind), self._terminals.take(kind), self._successes.take(kind))
 
     @override
@@ -127,7 +131,7 @@ class TabularFamily(Family[Position, ParamsT]):
         rows = np.arange(len(params))[:, None, None, None]
         kind = table.kind.reshape(len(params), -1)
         entered = kind[rows, successor]
-        probability = np.broadcast_to(table.probability[:, None, None, :], shape).copy()
+        probability = np.broadcast_to(np.stack(table.probability, axis=1)[:, None, None, :], shape).copy()
         reward, terminated = self._rewards[entered], self._terminals[entered]
         over = self._terminals[kind]
         successor[over] = np.nonzero(over)[1][:, None, None]
@@ -165,12 +169,6 @@ class TabularFamily(Family[Position, ParamsT]):
         return value
 
 
-def outcome(probability: Float, noise: Float) -> Int:
-    """Outcomes drawn by inverting the cumulative probabilities, (N,), from (N, K) and one uniform a row, (N, 1)."""
-    draw = noise[:, 0]
-    threshold = probability[:, 0]
-    chosen = (draw >= threshold).astype(np.int64)
-    for k in range(1, probability.shape[1] - 1):
-        threshold = threshold + probability[:, k]
-        chosen += draw >= threshold
-    return chosen
+def thresholds(probability: tuple[Float, ...]) -> list[Float]:
+    """Cumulative probabilities of K outcomes but the last, K - 1 arrays (N,): a uniform passes one for each outcome."""
+    return list(accumulate(probability[:-1]))

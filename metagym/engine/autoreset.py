@@ -56,6 +56,7 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
             raise ConfigError(f"autoreset_mode={autoreset_mode!r} is unknown; accepted are {accepted}") from unknown
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self._finished: Int | None = None
+        self._all_rows = np.ones(self.num_envs, np.bool_)
 
     # --- what subclasses provide -------------------------------------------------------------------------------
 
@@ -166,13 +167,13 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
                 raise error.ResetNeeded(
                     f"rows {finished.tolist()} are finished; reset them with options={{'reset_mask': ...}}"
                 )
-            active = np.ones(self.num_envs, np.bool_)
+            active = self._all_rows.copy()
             active[finished] = False
         reward, terminated, truncated, info = self.step_rows(actions, active)
         if finished.size:
             reward[finished], terminated[finished], truncated[finished] = 0.0, False, False
             _merge(info, self.reset_rows(finished), finished)
-        self._finished = np.flatnonzero(terminated | truncated)
+        self._finished = (terminated | truncated).nonzero()[0]
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._finished.size:
             return self._reset_same_step(reward, terminated, truncated, info)
         return self.observe_rows(None), reward, terminated, truncated, self._with_masks(info)
@@ -236,7 +237,7 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
     def _check_actions(self, actions: Any) -> Array:
         actions = np.asarray(actions)
         space = self.single_action_space
-        if actions.shape != (self.num_envs, *(space.shape or ())):
+        if actions.shape != self.action_space.shape:
             raise ConfigError(f"actions have shape {actions.shape}; accepted is {self.action_space.shape}")
         if not isinstance(space, spaces.Discrete):
             if not np.isfinite(actions).all():
@@ -257,7 +258,7 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
         infos: dict[str, Any] = {}
         for key, value in info.items():
             infos[key] = self._with_masks(value) if isinstance(value, dict) else value
-            infos[f"_{key}"] = np.ones(self.num_envs, np.bool_)
+            infos[f"_{key}"] = self._all_rows.copy()
         return infos
 
     def _scatter(self, info: dict[str, Any], rows: Int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """One row of a family, two ways: as a batch of one, or walking the tables of a tabular family as Python lists."""
 
 from abc import ABC, abstractmethod
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ from typing_extensions import override
 from metagym.distributions import TaskDistribution
 from metagym.family import Family, Params
 from metagym.noise import GAMMA, subkeys, uniforms
-from metagym.tabular import Position, Table, TabularFamily
+from metagym.tabular import Position, Table, TabularFamily, thresholds
 from metagym.tasks import Task
-from metagym.types import Array, Float, Keys
+from metagym.types import Float, Keys
 
 __all__ = ["BatchRow", "Row", "TableRow"]
 
@@ -59,7 +58,7 @@ class Row(ABC):
 
     def _refill_noise(self) -> None:
         unused = len(self._noise) - self._noise_used
-        self._dynamics = self._dynamics + np.uint64(self._noise_used * int(GAMMA) % 2**64)
+        self._dynamics = np.uint64((int(self._dynamics) + self._noise_used * int(GAMMA)) % 2**64)
         counters = np.array([self._dynamics], np.uint64)
         self._noise = uniforms(counters, max(_NOISE_BLOCK, 2 * unused, 2 * self._most_draws()))[0].tolist()
         self._noise_used = 0
@@ -222,12 +221,5 @@ _Lists = tuple[list[list[int]], list[list[float]], list[list[int]] | None]
 def _as_lists(table: Table) -> _Lists:
     kinds = table.kind.reshape(len(table.kind), -1).tolist()
     relabel = None if table.relabel is None else table.relabel.tolist()
-    return kinds, cumulative(table.probability).tolist(), relabel
-
-
-def cumulative(probability: Array) -> Float:
-    """Thresholds between outcomes, (N, K - 1), added up in the order in which the vector driver adds them."""
-    thresholds = np.array(probability[:, :-1], dtype=np.float64)
-    for left, right in pairwise(range(thresholds.shape[1])):
-        thresholds[:, right] += thresholds[:, left]
-    return thresholds
+    rows = [list(row) for row in zip(*(column.tolist() for column in thresholds(table.probability)), strict=True)]
+    return kinds, rows or [[]] * len(kinds), relabel

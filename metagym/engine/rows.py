@@ -114,7 +114,8 @@ class Rows:
         """Start an episode in `rows` (sorted): of the task they are to have next, or of the one they have."""
         if new_task:
             self.next_tasks(rows)
-        params = self.params if len(rows) == self.num_rows else self.params.take(rows)
+        whole = len(rows) == self.num_rows or not self.family.initial_needs_task
+        params = self.params if whole else self.params.take(rows)
         if self.family.num_initial_draws:
             noise = uniforms(self.dynamics[rows], self.family.num_initial_draws)
             self.dynamics[rows] += self._initial_advance
@@ -140,7 +141,10 @@ class Rows:
         if not self.family.num_step_draws:
             return np.empty((self.num_rows, 0))
         noise = uniforms(self.dynamics, self.family.num_step_draws)
-        self.dynamics += self._step_advance if active is None else self._step_advance * active
+        if active is None:
+            self.dynamics += self._step_advance
+        else:
+            self.dynamics += self._step_advance * active
         return noise
 
     def observe(self, rows: Int | None) -> Array:

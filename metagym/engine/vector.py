@@ -79,7 +79,7 @@ class TaskVectorEnv(RowsVectorEnv):
         rows = self._rows
         step = rows.advance(actions, active)
         truncated = rows.elapsed >= self.family.episode_length
-        truncated &= ~step.terminated
+        np.greater(truncated, step.terminated, out=truncated)  # and not terminated
         if self.max_episode_steps is not None:
             truncated |= rows.elapsed >= self.max_episode_steps
         return step.reward, step.terminated, truncated, self._info(None, False, step.success)
@@ -112,7 +112,7 @@ class TaskVectorEnv(RowsVectorEnv):
 
     def _info(self, rows: Int | None, starts: bool, success: Bool | None) -> dict[str, Any]:
         ids = self._rows.task_ids.copy() if rows is None else self._rows.task_ids[rows]
-        info: dict[str, Any] = {"task_id": ids, "trial_start": np.full(len(ids), starts)}
+        info: dict[str, Any] = {"task_id": ids, "trial_start": (np.ones if starts else np.zeros)(len(ids), np.bool_)}
         if success is not None:
             info["is_success"] = success
         if self.reveal_task:

@@ -1,0 +1,293 @@
+"""Frozen lakes: cross the ice to the goal, on a map that must be found out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike
+from typing_extensions import override
+
+from metagym.envs import lake_maps
+from metagym.envs.arguments import flag, integer, number
+from metagym.errors import ConfigError, TaskError
+from metagym.family import Params, Region
+from metagym.tabular import Cell, Position, Table, TabularFamily
+from metagym.tasks import Task
+from metagym.types import Array, Bool, Float, Int
+
+__all__ = ["FrozenLake", "FrozenLakeParams"]
+
+_MARGIN = 0.1
+_PERMUTATIONS = np.array(list(permutations(range(4))), dtype=np.uint8)
+_CELLS = (
+    Cell(reward=0.0, terminal=False, success=False),
+    Cell(reward=0.0, terminal=False, success=False),
+    Cell(reward=0.0, terminal=True, success=False),
+    Cell(reward=1.0, terminal=True, success=True),
+)
+
+
+@dataclass(frozen=True)
+class FrozenLakeParams(Params):
+    """Columns of N lakes."""
+
+    map: Array
+    """Codes of the cells, indices into "SFHG", (N, size, size) uint8."""
+    success_rate: Float
+    """Probability that the agent goes where it means to, (N,)."""
+    action_map: Array
+    """Which of Gymnasium's actions (0 left, 1 down, 2 right, 3 up) each action is, (N, 4) uint8."""
+
+
+class FrozenLake(TabularFamily[FrozenLakeParams]):
+    """Frozen lakes: cross the ice to the goal without falling into a hole, on a map that is new in every trial.
+
+    The dynamics are those of Gymnasium's FrozenLake-v1, outcome for outcome. The agent sees the number of its cell
+    and must find out where the holes are.
+
+    ## Task Space
+
+    | Parameter | Shape | Low | High | Unit | Meaning |
+    |---|---|---|---|---|---|
+    | map | (4, 4) | 0 | 3 | code | cells by row: 0 start S, 1 frozen F, 2 hole H, 3 goal G |
+    | success_rate | () | 0 | 1 | probability | of going where the action means to |
+    | action_map | (4,) | 0 | 3 | action | which of the four effects each action has |
+
+    Start is the top left cell; there is one goal, and a path to it. A map may also be given as rows of text, under
+    the name `map` or Gymnasium's `desc`; `success_rate` and `action_map` may be left out.
+
+    ## Action Space
+
+    `Discrete(4)`: 0 left, 1 down, 2 right, 3 up, unless `remap_actions`. On slippery ice the agent goes where it
+    means to with probability `success_rate`, and to each of the two sides with half of the rest. Walls hold it back.
+
+    ## Observation Space
+
+    `Discrete(size ** 2)`:
+
+    | Num | Observation | Low | High | Unit |
+    |---|---|---|---|---|
+    | 0 | cell of the agent, row * size + column | 0 | 15 | index |
+
+    ## Rewards
+
+    1 on reaching the goal, else 0.
+
+    ## Starting State
+
+    The top left cell.
+
+    ## Episode End
+
+    Terminated in a hole or at the goal. Truncated after `episode_length` steps.
+
+    ## Information
+
+    `is_success`: whether the goal was reached at this step.
+
+    ## Arguments
+
+    - `size`: cells along a side, 2 to 16.
+    - `frozen_probability`: of each cell other than start and goal, in (0, 1].
+    - `is_slippery`: whether the ice is; if not, `success_rate` is 1.
+    - `success_rate`: a number in [0, 1], or a pair (low, high) for a rate drawn uniformly for each task. A task that
+      names none gets the number, or the middle of the pair.
+    - `remap_actions`: draw a permutation of the four actions for each task, uniformly from all 24.
+    - `random_goal`: draw the goal uniformly from the cells other than the start; else it is at the bottom right.
+    - `episode_length`: steps, 1 to 100,000; by default 25 * size, which is Gymnasium's 100 for size 4 and 200 for 8.
+
+    ## Splits
+
+    Maps are drawn as by Gymnasium's `generate_random_map`: each cell frozen or a hole by itself, and the whole map
+    (goal included) again until there is a path. train and test share no map. Where there are at most 2 ** 16 maps to
+    look at (sizes 2 to 4, and 2 to 3 with `random_goal`), they are enumerated and drawn with their exact
+    probabilities. ood: maps as in training, and a success rate uniform on the part of [0, 1] that is more than 0.1
+    away from every rate of training (none with `is_slippery=False`).
+
+    ## Reference Returns
+
+    Exact, by backward induction over the episode's steps on the tables that are stepped. For the default
+    arguments, averaged over all maps with their probabilities: random 0.1296, optimal 0.9029.
+
+    ## References
+
+    Gymnasium 1.4, `gymnasium/envs/toy_text/frozen_lake.py`. Lakes as meta-learning tasks: Grigsby et al. 2024,
+    "AMAGO: Scalable In-Context Reinforcement Learning for Adaptive Agents".
+
+    Differs: from Gymnasium, `success_rate` and the meaning of the actions may be hidden parts of the task, the goal
+    may be anywhere, and `info` has no `prob`. From AMAGO's MetaFrozenLake, dynamics, actions and observation are
+    Gymnasium's: there is no staying action, and neither the attempt's number nor a reset flag is observed.
+
+    ## Version History
+
+    - v0: first version.
+    """
+
+    name = "FrozenLake"
+    params_type = FrozenLakeParams
+    structural = ("map",)
+    has_success = True
+    cells = _CELLS
+
+    def __init__(
+        self,
+        *,
+        size: int = 4,
+        frozen_probability: float = 0.8,
+        is_slippery: bool = True,
+        success_rate: float | Sequence[float] = 1 / 3,
+        remap_actions: bool = False,
+        random_goal: bool = False,
+        episode_length: int | None = None,
+    ) -> None:
+        self.size = integer("size", size, 2, 16)
+        self.frozen_probability = number("frozen_probability", frozen_probability, 0.0, 1.0, above=True)
+        self.is_slippery = flag("is_slippery", is_slippery)
+        self.success_rates = _success_rates(success_rate, self.is_slippery)
+        self.remap_actions = flag("remap_actions", remap_actions)
+        self.random_goal = flag("random_goal", random_goal)
+        self.episode_length = (
+            25 * self.size if episode_length is None else integer("episode_length", episode_length, 1, 100_000)
+        )
+        num_cells = self.size**2
+        lowest = 0.0 if self.is_slippery else 1.0
+        self.task_space = spaces.Dict(
+            map=spaces.Box(0, 3, (self.size, self.size), np.uint8),
+            success_rate=spaces.Box(lowest, 1.0, (), np.float64),
+            action_map=spaces.Box(0, 3, (4,), np.uint8),
+        )
+        self.observation_space = spaces.Discrete(num_cells)
+        self.action_space = spaces.Discrete(4)
+        self.num_structure_draws = num_cells if self.random_goal else num_cells - 2
+        self.num_detail_draws = 2 if self.remap_actions else 1
+        self.successors = _successors(self.size, self.is_slippery)
+        self._compile()
+
+    @override
+    def draw_structure(self, noise: Float, region: Region) -> dict[str, Array]:
+        maps = lake_maps.propose(noise, self.size, self.frozen_probability, random_goal=self.random_goal)
+        return {"map": maps}
+
+    @override
+    def draw_details(self, noise: Float, region: Region) -> dict[str, Array]:
+        low, high = self.success_rates
+        if region == "ood":
+            rate = _rates_outside(noise[:, 0], low - _MARGIN if self.is_slippery else 0.0, high + _MARGIN)
+        elif low < high:
+            rate = np.minimum(low + (high - low) * noise[:, 0], high)
+        else:
+            rate = np.full(len(noise), low)
+        chosen = (noise[:, 1] * 24).astype(np.int64) if self.remap_actions else np.zeros(len(noise), np.int64)
+        return {"success_rate": rate, "action_map": _PERMUTATIONS[chosen]}
+
+    @override
+    def accept(self, structure: Mapping[str, Array]) -> Bool:
+        return lake_maps.solvable(structure["map"])
+
+    @override
+    def enumerate_structures(self) -> tuple[dict[str, Array], Float] | None:
+        listed = lake_maps.enumerate_maps(self.size, self.frozen_probability, self.random_goal)
+        return None if listed is None else ({"map": listed[0]}, listed[1])
+
+    @override
+    def normalize(self, fields: Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:
+        full: dict[str, ArrayLike] = dict(fields)
+        if "desc" in full:
+            if "map" in full:
+                raise TaskError("a lake is given as map or as desc, not as both")
+            full["map"] = full.pop("desc")
+        if "map" in full:
+            full["map"] = lake_maps.read(full["map"])
+        full.setdefault("success_rate", sum(self.success_rates) / 2)
+        full.setdefault("action_map", _PERMUTATIONS[0])
+        return full
+
+    @override
+    def check(self, params: FrozenLakeParams) -> None:
+        codes = params.map[0]
+        drawing = lake_maps.text(codes)
+        if codes[0, 0] != lake_maps.START or np.count_nonzero(codes == lake_maps.START) != 1:
+            raise TaskError(f"map must have one start S, at the top left; got\n{drawing}")
+        num_goals = np.count_nonzero(codes == lake_maps.GOAL)
+        if num_goals != 1:
+            raise TaskError(f"map must have exactly one goal G, got {num_goals}:\n{drawing}")
+        if not lake_maps.solvable(params.map)[0]:
+            raise TaskError(f"map must have a path from S to G that touches no hole H; got\n{drawing}")
+        actions = params.action_map[0].tolist()
+        if sorted(actions) != [0, 1, 2, 3]:
+            raise TaskError(f"action_map={actions} must be a permutation of [0, 1, 2, 3]")
+        if not self.remap_actions and actions != [0, 1, 2, 3]:
+            raise TaskError(f"action_map={actions}: with remap_actions=False only [0, 1, 2, 3] is accepted")
+
+    @override
+    def table(self, params: FrozenLakeParams) -> Table:
+        relabel = params.action_map if self.remap_actions else None
+        if not self.is_slippery:
+            return Table(params.map, (np.ones(len(params.map)),), relabel)
+        slip = (1.0 - params.success_rate) / 2.0
+        return Table(params.map, (slip, params.success_rate, slip), relabel)
+
+    def transitions(self, task: Task) -> dict[int, dict[int, list[tuple[float, int, float, bool]]]]:
+        """The task in the format of Gymnasium's ``FrozenLakeEnv.P``, to which it is equal for the same lake.
+
+        Returns:
+            For each cell and action a list of (probability, next cell, reward, terminated); holes and goal have the
+            one entry (1.0, cell, 0, True).
+        """
+        params = self.params_of([task])
+        dense = self.dense(params)
+        over = self._terminals[params.map.reshape(-1)]
+        columns = [column[0].tolist() for column in dense]
+        return {
+            state: {
+                action: [(1.0, state, 0.0, True)]
+                if over[state]
+                else list(zip(*(column[state][action] for column in columns), strict=True))
+                for action in range(4)
+            }
+            for state in range(self.size**2)
+        }
+
+    @override
+    def describe(self, state: Position, params: FrozenLakeParams) -> str:
+        return lake_maps.text(params.map[0], int(state.cell[0])) + "\n"
+
+    @override
+    def draw(self, state: Position, params: FrozenLakeParams) -> Array:
+        return lake_maps.picture(params.map[0], int(state.cell[0]))
+
+
+def _success_rates(value: float | Sequence[float], is_slippery: bool) -> tuple[float, float]:
+    pair = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+    if len(pair) != 2:
+        raise ConfigError(f"success_rate={value!r} is not accepted; accepted is a number or a pair (low, high)")
+    low, high = (number("success_rate", bound, 0.0, 1.0) for bound in pair)
+    if low > high:
+        raise ConfigError(f"success_rate={value!r} is not accepted; in a pair (low, high), low is at most high")
+    if is_slippery:
+        return low, high
+    if (low, high) not in {(1 / 3, 1 / 3), (1.0, 1.0)}:
+        raise ConfigError(f"success_rate={value!r} contradicts is_slippery=False; leave it out, or make it 1.0")
+    return 1.0, 1.0
+
+
+def _rates_outside(noise: Float, low: float, high: float) -> Float:
+    below, above = max(low, 0.0), max(1.0 - high, 0.0)
+    if below + above <= 0.0:
+        raise ConfigError(
+            "FrozenLake has no ood region here: no success rate is more than 0.1 away from those of training"
+        )
+    place = noise * (below + above)
+    return np.where(place < below, place, np.minimum(high + (below + above - place), 1.0))
+
+
+def _successors(size: int, is_slippery: bool) -> Int:
+    row, column = np.divmod(np.arange(size * size), size)
+    left, right = np.maximum(column - 1, 0), np.minimum(column + 1, size - 1)
+    up, down = np.maximum(row - 1, 0), np.minimum(row + 1, size - 1)
+    neighbour = np.stack([row * size + left, down * size + column, row * size + right, up * size + column], axis=1)
+    # Outcomes in Gymnasium's order: one side, where the action means to go, the other side.
+    turns = [-1, 0, 1] if is_slippery else [0]
+    return np.stack([np.roll(neighbour, -turn, axis=1) for turn in turns], axis=2)

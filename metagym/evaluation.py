@@ -1,0 +1,297 @@
+"""Adapt, then test: how learners do on tasks that they were not trained on, episode by episode.
+
+Every learner and every method meets the same tasks, drawn from the split by the seed alone, with the same
+random streams in the environments. Three kinds of learner are told apart by what they see and offer:
+
+* *memory*: its observation space is that of `RL2Context`. It plays one trial of E episodes on every task, and
+  whatever it learns it learns there.
+* *gradient*: it sees the bare observation and has ``adapt(task, total_timesteps=...)``. For entry e it is
+  adapted with a budget of e episodes, starting from the meta-learner each time, and the result plays other
+  episodes.
+* *fixed*: it sees the bare observation and has ``predict`` alone. It plays E episodes and does not adapt; a
+  recurrent policy forgets at the end of each.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import torch as th
+from gymnasium.vector import AutoresetMode
+from tqdm import tqdm
+
+from metagym.algos.references import Random
+from metagym.curves import AdaptationCurve
+from metagym.distributions import TaskDistribution
+from metagym.engine import TaskVectorEnv
+from metagym.errors import ConfigError
+from metagym.family import Family
+from metagym.registry import make_family
+from metagym.tasks import Task
+from metagym.types import Array, Float
+from metagym.wrappers import RL2Context, Trial
+
+__all__ = ["AdaptationCurve", "Predicts", "evaluate"]
+
+Kind: TypeAlias = Literal["memory", "gradient", "fixed"]
+_RANDOM_EPISODES = 100
+# Streams that hang on the seed, one for each purpose; tasks are drawn from the seed itself.
+_DYNAMICS, _ACTIONS, _ADAPTATION, _BASELINE = 1, 2, 3, 4
+
+
+class Predicts(Protocol):
+    """What `evaluate` asks of a learner, as Stable-Baselines3 has it."""
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """Actions for a batch of observations, (N, ...), and the next state of the memory."""
+
+
+def evaluate(
+    learner: Predicts | Sequence[Predicts],
+    env: str | Family[Any, Any],
+    *,
+    split: str | None = "test",
+    n_tasks: int = 100,
+    episodes: int = 10,
+    seed: int = 0,
+    deterministic: bool = False,
+    eval_episodes: int = 10,
+    tasks: Sequence[Task] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    progress_bar: bool = False,
+) -> AdaptationCurve:
+    """Returns of learners on held-out tasks, episode by episode.
+
+    The result is a function of the arguments: global random generators are seeded for each learner and put
+    back afterwards, so a learner's scores do not depend on which others are evaluated beside it.
+
+    Args:
+        learner: a learner, or several trained independently by one method: the runs.
+        env: Gymnasium id of a family, or a family.
+        split: part of the distribution the tasks are drawn from: "test", "train", "ood", or None for all.
+        n_tasks: number of tasks, K.
+        episodes: number of episodes, E. A gradient learner is adapted E - 1 times on every task.
+        seed: of the tasks, the environments and the actions.
+        deterministic: take the most probable action instead of sampling.
+        eval_episodes: for gradient learners, episodes whose mean return is an entry; they teach nothing.
+        tasks: play these instead of drawing; `split` and `n_tasks` are then ignored.
+        env_kwargs: keywords of the family, with an id.
+        name: of the method; default: the learner's class.
+        progress_bar: show one.
+
+    Returns:
+        Scores (R, K, E) with the returns of random and of optimal behaviour.
+
+    Raises:
+        ConfigError: if an argument is out of range, the id is unknown, or a learner does not fit the
+        environment. TaskError: if one of `tasks` does not belong to the family.
+    """
+    for label, value in (("n_tasks", n_tasks), ("episodes", episodes), ("eval_episodes", eval_episodes)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ConfigError(f"{label} must be an integer of at least 1, got {value!r}")
+    family, env_id = _family(env, env_kwargs)
+    distribution = TaskDistribution(family)
+    if tasks is None:
+        chosen = distribution.part(split).sample(np.random.default_rng(seed), int(n_tasks))
+    else:
+        chosen, split = [distribution.coerce(task) for task in tasks], "given"
+    learners = list(learner) if isinstance(learner, Sequence) else [learner]
+    kind = _common_kind(learners, family, env_id)
+    protocol = _Protocol(distribution, chosen, int(episodes), int(eval_episodes), seed, deterministic)
+    total = len(learners) * (len(chosen) * (episodes - 1) if kind == "gradient" else 1)
+    with tqdm(total=total, disable=not progress_bar, desc="evaluating") as bar:
+        run = {"memory": protocol.memory, "gradient": protocol.gradient, "fixed": protocol.fixed}[kind]
+        scores = np.stack([run(one, bar.update) for one in learners])
+    params = family.params_of(chosen)
+    exact = family.random_return(params)
+    settings = {
+        "kind": kind, "seed": seed, "deterministic": deterministic, "episode_length": family.episode_length,
+        "env_kwargs": dict(env_kwargs or {}), "random": "simulated" if exact is None else "exact",
+        **({"eval_episodes": eval_episodes} if kind == "gradient" else {}),
+    }  # fmt: skip
+    return AdaptationCurve(
+        scores=scores,
+        name=name or type(learners[0]).__name__,
+        env_id=env_id,
+        split=split,
+        task_ids=np.array([task.id for task in chosen]),
+        random=protocol.random() if exact is None else exact,
+        optimal=family.optimal_return(params),
+        settings=settings,
+    )
+
+
+def _family(env: str | Family[Any, Any], env_kwargs: Mapping[str, Any] | None) -> tuple[Family[Any, Any], str]:
+    if isinstance(env, str):
+        return make_family(env, **(env_kwargs or {})), env
+    if not isinstance(env, Family):
+        raise ConfigError(f"env must be the id of a family or a Family, got {type(env).__name__}")
+    if env_kwargs:
+        raise ConfigError(f"env_kwargs go with an id; {env.name} was given as a family, built already")
+    return env, env.name
+
+
+def _common_kind(learners: Sequence[Any], family: Family[Any, Any], env_id: str) -> Kind:
+    kinds = {_kind(learner, family, env_id) for learner in learners}
+    if len(kinds) != 1:
+        raise ConfigError(f"runs must be learners of one method, got {sorted(kinds) or 'none'}")
+    return kinds.pop()
+
+
+def _kind(learner: Any, family: Family[Any, Any], env_id: str) -> Kind:
+    label = type(learner).__name__
+    if not callable(getattr(learner, "predict", None)):
+        raise ConfigError(f"a learner must have predict(), {label} has none")
+    context = RL2Context(Trial(TaskVectorEnv(family, split=None), episodes_per_trial=1)).single_observation_space
+    sees = getattr(learner, "observation_space", family.observation_space)
+    acts = getattr(learner, "action_space", family.action_space)
+    if acts != family.action_space or sees not in (family.observation_space, context):
+        raise ConfigError(
+            f"{label} sees {sees} and acts in {acts}; {env_id} offers {family.observation_space}, "
+            f"or with RL2Context {context}, and acts in {family.action_space}"
+        )
+    if sees != family.observation_space:
+        return "memory"
+    adapt = getattr(learner, "adapt", None)
+    return "gradient" if adapt is not None and "total_timesteps" in signature(adapt).parameters else "fixed"
+
+
+class _Protocol:
+    """The tasks and seeds that all learners share.
+
+    Args:
+        distribution: the whole distribution that the tasks belong to.
+        tasks: K tasks.
+        episodes: E.
+        eval_episodes: episodes whose mean is one score of a gradient learner.
+        seed: everything random hangs on it.
+        deterministic: whether actions are sampled.
+    """
+
+    def __init__(
+        self,
+        distribution: TaskDistribution,
+        tasks: Sequence[Task],
+        episodes: int,
+        eval_episodes: int,
+        seed: int,
+        deterministic: bool,
+    ) -> None:
+        self.distribution, self.family = distribution, distribution.family
+        self.tasks, self.deterministic = tasks, deterministic
+        self.episodes, self.eval_episodes, self.seed = episodes, eval_episodes, seed
+
+    def memory(self, learner: Predicts, done: Callable[[], Any]) -> Float:
+        """Returns of the episodes of one trial a task, (K, E)."""
+        env = self._vector_env(self.tasks)
+        trials = RL2Context(Trial(env, episodes_per_trial=self.episodes))
+        with _seeded(self.seed, _ACTIONS):
+            returns = self._play_trials(learner, trials, self._seeds(len(self.tasks), _DYNAMICS))
+        done()
+        return returns
+
+    def fixed(self, learner: Predicts, done: Callable[[], Any]) -> Float:
+        """Returns of E episodes a task, (K, E)."""
+        with _seeded(self.seed, _ACTIONS):
+            returns = self._play(learner, self.tasks, self.episodes, _DYNAMICS)
+        done()
+        return returns
+
+    def gradient(self, learner: Any, done: Callable[[], Any]) -> Float:
+        """Mean returns before adaptation and after budgets of 1 .. E - 1 episodes, (K, E)."""
+        returns = np.empty((len(self.tasks), self.episodes))
+        with _seeded(self.seed, _ACTIONS):
+            returns[:, 0] = self._play(learner, self.tasks, self.eval_episodes, _DYNAMICS).mean(axis=1)
+        for row, task in enumerate(self.tasks):
+            for budget in range(1, self.episodes):
+                with _seeded(self.seed, _ADAPTATION, row, budget):
+                    adapted = learner.adapt(task, total_timesteps=budget * self.family.episode_length)
+                with _seeded(self.seed, _ACTIONS, row, budget):
+                    copies = [task] * self.eval_episodes
+                    returns[row, budget] = self._play(adapted, copies, 1, _DYNAMICS, row, budget).mean()
+                done()
+        return returns
+
+    def random(self) -> Float:
+        """Simulated mean return of random actions, (K,)."""
+        learner = Random.of_spaces(self.family.observation_space, self.family.action_space)
+        with _seeded(self.seed, _BASELINE):
+            returns = self._play(learner, self.tasks, _RANDOM_EPISODES, _BASELINE)
+        average: Float = returns.mean(axis=1)
+        return average
+
+    def _vector_env(self, tasks: Sequence[Task]) -> TaskVectorEnv:
+        mode = AutoresetMode.SAME_STEP
+        env = TaskVectorEnv(self.family, len(tasks), autoreset_mode=mode, distribution=self.distribution)
+        env.set_tasks(tasks)
+        return env
+
+    def _seeds(self, num_rows: int, *stream: int) -> list[int | None]:
+        rng = np.random.default_rng([self.seed, *stream])
+        return [int(seed) for seed in rng.integers(2**31, size=num_rows)]
+
+    def _play(self, policy: Predicts, tasks: Sequence[Task], episodes: int, *stream: int) -> Float:
+        """Returns of episodes in the bare environment, one row a task, (N, episodes)."""
+        env = self._vector_env(tasks)
+        returns = np.zeros((len(tasks), episodes))
+        episode = np.zeros(len(tasks), dtype=np.int64)
+        observation, _ = env.reset(seed=self._seeds(len(tasks), *stream))
+        state, starts = None, np.ones(len(tasks), dtype=np.bool_)
+        # Rows that have played their episodes go on, and what they earn is ignored, until the last has.
+        while (playing := episode < episodes).any():
+            actions, state = policy.predict(observation, state, starts, self.deterministic)
+            observation, reward, terminated, truncated, _ = env.step(actions)
+            returns[playing, episode[playing]] += reward[playing]
+            starts = terminated | truncated
+            episode += starts
+        return returns
+
+    def _play_trials(self, policy: Predicts, env: Any, seeds: list[int | None]) -> Float:
+        """Returns of the episodes of one trial a row, (N, E)."""
+        returns = np.zeros((len(seeds), self.episodes))
+        playing = np.ones(len(seeds), dtype=np.bool_)
+        observation, _ = env.reset(seed=seeds)
+        state, starts = None, np.ones(len(seeds), dtype=np.bool_)
+        while playing.any():
+            actions, state = policy.predict(observation, state, starts, self.deterministic)
+            observation, _, terminated, truncated, infos = env.step(actions)
+            rows = np.flatnonzero(playing & _of_step(infos, "episode_end"))
+            episode = _of_step(infos, "trial_episode")[rows]
+            returns[rows, episode] = _of_step(infos, "last_episode_return")[rows]
+            starts = terminated | truncated
+            playing &= ~starts
+        return returns
+
+
+def _of_step(infos: Mapping[str, Any], key: str) -> Array:
+    """A value as the step left it: where a row was reset within the step, its info tells of the new trial."""
+    value: Array = infos[key]
+    if "final_info" in infos:
+        value = np.where(infos["_final_info"], infos["final_info"][key], value)
+    return value
+
+
+@contextmanager
+def _seeded(*stream: int) -> Iterator[None]:
+    """Seed the global generators, from which policies sample, and put their states back afterwards."""
+    words = np.random.SeedSequence(stream).generate_state(3)
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with th.random.fork_rng(devices=range(th.cuda.device_count())):
+        random.seed(int(words[0]))
+        np.random.seed(words[1])  # noqa: NPY002
+        th.manual_seed(int(words[2]))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
