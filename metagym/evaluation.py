@@ -1,7 +1,9 @@
 """Adapt, then test: how learners do on tasks that they were not trained on, episode by episode.
 
-Every learner and every method meets the same tasks, drawn from the split by the seed alone, with the same
-random streams in the environments. Three kinds of learner are told apart by what they see and offer:
+Every learner of every method meets the same tasks, drawn from the split by the seed alone. The random streams
+of environments and actions differ from run to run (noise that runs shared would be missing from intervals
+over runs), and are the same for run i of every method. Three kinds of learner are told apart by what they see
+and offer:
 
 * *memory*: its observation space is that of `RL2Context`. It plays one trial of E episodes on every task, and
   whatever it learns it learns there.
@@ -12,29 +14,30 @@ random streams in the environments. Three kinds of learner are told apart by wha
   recurrent policy forgets at the end of each.
 """
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import torch as th
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.utils import set_random_seed
 from tqdm import tqdm
 
+from metagym.algos.base import Policy
 from metagym.algos.references import Random
 from metagym.curves import AdaptationCurve
 from metagym.distributions import TaskDistribution
 from metagym.engine import TaskVectorEnv
 from metagym.errors import ConfigError
 from metagym.family import Family
+from metagym.learner_state import preserved_rng
 from metagym.registry import make_family
 from metagym.tasks import Task
 from metagym.types import Array, Float
 from metagym.wrappers import RL2Context, Trial
 
-__all__ = ["AdaptationCurve", "Predicts", "evaluate"]
+__all__ = ["AdaptationCurve", "evaluate"]
 
 Kind: TypeAlias = Literal["memory", "gradient", "fixed"]
 _RANDOM_EPISODES = 100
@@ -42,21 +45,8 @@ _RANDOM_EPISODES = 100
 _DYNAMICS, _ACTIONS, _ADAPTATION, _BASELINE = 1, 2, 3, 4
 
 
-class Predicts(Protocol):
-    """What `evaluate` asks of a learner, as Stable-Baselines3 has it."""
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, Any]:
-        """Actions for a batch of observations, (N, ...), and the next state of the memory."""
-
-
 def evaluate(
-    learner: Predicts | Sequence[Predicts],
+    learner: Policy | Sequence[Policy],
     env: str | Family[Any, Any],
     *,
     split: str | None = "test",
@@ -73,7 +63,7 @@ def evaluate(
     """Returns of learners on held-out tasks, episode by episode.
 
     The result is a function of the arguments: global random generators are seeded for each learner and put
-    back afterwards, so a learner's scores do not depend on which others are evaluated beside it.
+    back afterwards. What a run scores depends on its place in the list, and not on the learners beside it.
 
     Args:
         learner: a learner, or several trained independently by one method: the runs.
@@ -93,25 +83,26 @@ def evaluate(
         Scores (R, K, E) with the returns of random and of optimal behaviour.
 
     Raises:
-        ConfigError: if an argument is out of range, the id is unknown, or a learner does not fit the
-        environment. TaskError: if one of `tasks` does not belong to the family.
+        ConfigError: if an argument is out of range, the id is unknown, or a learner does not fit the env.
+        TaskError: if one of `tasks` does not belong to the family.
     """
-    for label, value in (("n_tasks", n_tasks), ("episodes", episodes), ("eval_episodes", eval_episodes)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ConfigError(f"{label} must be an integer of at least 1, got {value!r}")
+    _check_integers(1, n_tasks=n_tasks, episodes=episodes, eval_episodes=eval_episodes)
+    _check_integers(0, seed=seed)
     family, env_id = _family(env, env_kwargs)
     distribution = TaskDistribution(family)
     if tasks is None:
         chosen = distribution.part(split).sample(np.random.default_rng(seed), int(n_tasks))
     else:
         chosen, split = [distribution.coerce(task) for task in tasks], "given"
+    if not chosen:
+        raise ConfigError("tasks must hold at least one task, got none")
     learners = list(learner) if isinstance(learner, Sequence) else [learner]
     kind = _common_kind(learners, family, env_id)
     protocol = _Protocol(distribution, chosen, int(episodes), int(eval_episodes), seed, deterministic)
     total = len(learners) * (len(chosen) * (episodes - 1) if kind == "gradient" else 1)
     with tqdm(total=total, disable=not progress_bar, desc="evaluating") as bar:
-        run = {"memory": protocol.memory, "gradient": protocol.gradient, "fixed": protocol.fixed}[kind]
-        scores = np.stack([run(one, bar.update) for one in learners])
+        play = {"memory": protocol.memory, "gradient": protocol.gradient, "fixed": protocol.fixed}[kind]
+        scores = np.stack([play(one, run, bar.update) for run, one in enumerate(learners)])
     params = family.params_of(chosen)
     exact = family.random_return(params)
     settings = {
@@ -129,6 +120,12 @@ def evaluate(
         optimal=family.optimal_return(params),
         settings=settings,
     )
+
+
+def _check_integers(least: int, **values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def _family(env: str | Family[Any, Any], env_kwargs: Mapping[str, Any] | None) -> tuple[Family[Any, Any], str]:
@@ -152,7 +149,7 @@ def _kind(learner: Any, family: Family[Any, Any], env_id: str) -> Kind:
     label = type(learner).__name__
     if not callable(getattr(learner, "predict", None)):
         raise ConfigError(f"a learner must have predict(), {label} has none")
-    context = RL2Context(Trial(TaskVectorEnv(family, split=None), episodes_per_trial=1)).single_observation_space
+    context = _trials(TaskVectorEnv(family, split=None), 1).single_observation_space
     sees = getattr(learner, "observation_space", family.observation_space)
     acts = getattr(learner, "action_space", family.action_space)
     if acts != family.action_space or sees not in (family.observation_space, context):
@@ -164,6 +161,10 @@ def _kind(learner: Any, family: Family[Any, Any], env_id: str) -> Kind:
         return "memory"
     adapt = getattr(learner, "adapt", None)
     return "gradient" if adapt is not None and "total_timesteps" in signature(adapt).parameters else "fixed"
+
+
+def _trials(env: Any, episodes: int) -> Any:
+    return RL2Context(Trial(env, episodes_per_trial=episodes))
 
 
 class _Protocol:
@@ -191,34 +192,34 @@ class _Protocol:
         self.tasks, self.deterministic = tasks, deterministic
         self.episodes, self.eval_episodes, self.seed = episodes, eval_episodes, seed
 
-    def memory(self, learner: Predicts, done: Callable[[], Any]) -> Float:
+    def memory(self, learner: Policy, run: int, done: Callable[[], Any]) -> Float:
         """Returns of the episodes of one trial a task, (K, E)."""
         env = self._vector_env(self.tasks)
-        trials = RL2Context(Trial(env, episodes_per_trial=self.episodes))
-        with _seeded(self.seed, _ACTIONS):
-            returns = self._play_trials(learner, trials, self._seeds(len(self.tasks), _DYNAMICS))
+        trials = _trials(env, self.episodes)
+        with _seeded(self.seed, _ACTIONS, run):
+            returns = self._play_trials(learner, trials, self._seeds(len(self.tasks), _DYNAMICS, run))
         done()
         return returns
 
-    def fixed(self, learner: Predicts, done: Callable[[], Any]) -> Float:
+    def fixed(self, learner: Policy, run: int, done: Callable[[], Any]) -> Float:
         """Returns of E episodes a task, (K, E)."""
-        with _seeded(self.seed, _ACTIONS):
-            returns = self._play(learner, self.tasks, self.episodes, _DYNAMICS)
+        with _seeded(self.seed, _ACTIONS, run):
+            returns = self._play(learner, self.tasks, self.episodes, _DYNAMICS, run)
         done()
         return returns
 
-    def gradient(self, learner: Any, done: Callable[[], Any]) -> Float:
+    def gradient(self, learner: Any, run: int, done: Callable[[], Any]) -> Float:
         """Mean returns before adaptation and after budgets of 1 .. E - 1 episodes, (K, E)."""
         returns = np.empty((len(self.tasks), self.episodes))
-        with _seeded(self.seed, _ACTIONS):
-            returns[:, 0] = self._play(learner, self.tasks, self.eval_episodes, _DYNAMICS).mean(axis=1)
+        with _seeded(self.seed, _ACTIONS, run):
+            returns[:, 0] = self._play(learner, self.tasks, self.eval_episodes, _DYNAMICS, run).mean(axis=1)
         for row, task in enumerate(self.tasks):
             for budget in range(1, self.episodes):
-                with _seeded(self.seed, _ADAPTATION, row, budget):
+                with _seeded(self.seed, _ADAPTATION, run, row, budget):
                     adapted = learner.adapt(task, total_timesteps=budget * self.family.episode_length)
-                with _seeded(self.seed, _ACTIONS, row, budget):
+                with _seeded(self.seed, _ACTIONS, run, row, budget):
                     copies = [task] * self.eval_episodes
-                    returns[row, budget] = self._play(adapted, copies, 1, _DYNAMICS, row, budget).mean()
+                    returns[row, budget] = self._play(adapted, copies, 1, _DYNAMICS, run, row, budget).mean()
                 done()
         return returns
 
@@ -240,7 +241,7 @@ class _Protocol:
         rng = np.random.default_rng([self.seed, *stream])
         return [int(seed) for seed in rng.integers(2**31, size=num_rows)]
 
-    def _play(self, policy: Predicts, tasks: Sequence[Task], episodes: int, *stream: int) -> Float:
+    def _play(self, policy: Policy, tasks: Sequence[Task], episodes: int, *stream: int) -> Float:
         """Returns of episodes in the bare environment, one row a task, (N, episodes)."""
         env = self._vector_env(tasks)
         returns = np.zeros((len(tasks), episodes))
@@ -256,7 +257,7 @@ class _Protocol:
             episode += starts
         return returns
 
-    def _play_trials(self, policy: Predicts, env: Any, seeds: list[int | None]) -> Float:
+    def _play_trials(self, policy: Policy, env: Any, seeds: list[int | None]) -> Float:
         """Returns of the episodes of one trial a row, (N, E)."""
         returns = np.zeros((len(seeds), self.episodes))
         playing = np.ones(len(seeds), dtype=np.bool_)
@@ -284,14 +285,7 @@ def _of_step(infos: Mapping[str, Any], key: str) -> Array:
 @contextmanager
 def _seeded(*stream: int) -> Iterator[None]:
     """Seed the global generators, from which policies sample, and put their states back afterwards."""
-    words = np.random.SeedSequence(stream).generate_state(3)
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with th.random.fork_rng(devices=range(th.cuda.device_count())):
-        random.seed(int(words[0]))
-        np.random.seed(words[1])  # noqa: NPY002
-        th.manual_seed(int(words[2]))
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+    seed = int(np.random.SeedSequence(stream).generate_state(1)[0])
+    with preserved_rng():
+        set_random_seed(seed)
+        yield

@@ -122,7 +122,7 @@ def plot_adaptation(
         ends.append((level, name, _MUTED))
     axes.set_xlabel("episode of the task")
     axes.set_ylabel(_return_label(curves, statistic))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     _dress(axes, _default_title(curves) if title is None else title)
     _label_ends(axes, ends)
     return _figure_of(axes)

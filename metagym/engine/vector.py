@@ -116,8 +116,7 @@ class TaskVectorEnv(RowsVectorEnv):
         if success is not None:
             info["is_success"] = success
         if self.reveal_task:
-            params = self._rows.params.take(slice(None) if rows is None else rows)  # type: ignore[arg-type]
-            info["task"] = {name: column.copy() for name, column in params.columns().items()}
+            info["task"] = self.task_columns(np.arange(self.num_envs) if rows is None else rows)
         return info
 
     # --- tasks -------------------------------------------------------------------------------------------------
@@ -156,6 +155,10 @@ class TaskVectorEnv(RowsVectorEnv):
         if self._rows.state is None:
             raise error.ResetNeeded("there are no tasks before the first reset()")
         return tuple(restore_tasks(self.family, self._rows.params))
+
+    def task_columns(self, rows: Int) -> dict[str, Array]:
+        """The fields of the tasks being played in `rows`, (M, ...), copied: `get_tasks` without making tasks."""
+        return self._rows.params.take(rows).columns()
 
     def sample_tasks(self, n: int) -> list[Task]:
         """Tasks from a stream of their own: no trajectory changes.

@@ -1,1 +1,23 @@
-"""Placeholder."""
+"""Wrappers of envs with tasks. `Trial`, `RL2Context` and `RevealTask` take a scalar env or metagym's vector env.
+
+`VectorEnvAdapter` imports Stable-Baselines3, and is imported when asked for: the others need neither that nor torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from metagym.wrappers.context import RL2Context
+from metagym.wrappers.reveal import RevealTask
+from metagym.wrappers.trial import Trial
+
+if TYPE_CHECKING:
+    from metagym.wrappers.sb3 import VectorEnvAdapter
+
+__all__ = ["RL2Context", "RevealTask", "Trial", "VectorEnvAdapter"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "VectorEnvAdapter":
+        from metagym.wrappers.sb3 import VectorEnvAdapter
+
+        return VectorEnvAdapter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,388 @@
+"""Reptile for any SB3 learner (Nichol, Achiam & Schulman 2018, "On First-Order Meta-Learning Algorithms", Alg. 2).
+
+    1  initialise theta
+    2  for iteration = 1, 2, ... do
+    3      sample tasks tau_1, ..., tau_n
+    4      for i = 1, ..., n do
+    5          phi_i = the learner's parameters after k steps on tau_i, starting from theta
+    6      theta <- theta + epsilon * (1/n) * sum_i (phi_i - theta)
+
+Differs from the paper: a run on a task is counted in environment steps (`inner_timesteps`), of which the learner makes
+as many updates as it does; the inner learner is any of Stable-Baselines3 (the paper's experiments are supervised);
+everything the learner learns moves (critics, target networks, entropy coefficients, running statistics), integers
+among it are copied; the inner optimiser starts afresh for each task unless ``inner_optimizer="carry"``, which is what
+the authors' code does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.ppo import PPO
+from tqdm import tqdm
+from typing_extensions import Self, override
+
+from metagym.algos.reptile_adapt import adapt_learner, make_learner
+from metagym.algos.reptile_checkpoint import load_agent, save_agent
+from metagym.algos.reptile_env import draw_tasks, give_task, require_env, task_vec_env
+from metagym.algos.reptile_inner import (
+    check_counts,
+    check_outer,
+    find_learner_class,
+    inner_arguments,
+    reptile_arguments,
+    require_constant_schedules,
+)
+from metagym.algos.reptile_log import EpisodeReturns, log_progress, record_run, start_counting
+from metagym.errors import ConfigError
+from metagym.learner_state import LearnerState, OptimizerMode, reset_running_state, set_rng_state
+from metagym.types import Array
+
+__all__ = ["Reptile"]
+
+
+class Reptile(BaseAlgorithm):
+    """An initialisation from which a learner of Stable-Baselines3 learns new tasks fast.
+
+    The meta-parameters are the parameters of `learner`. `predict` acts with them, before any adaptation; `adapt`
+    returns another learner that has learnt one task. Callbacks run once an iteration, when the meta-parameters are
+    installed, so that ``eval_freq`` and ``save_freq`` count iterations. If `learn` is interrupted (Ctrl-C), the
+    meta-parameters of the last complete iteration are put back before the exception goes on, and can be saved.
+
+    Logged: ``meta/iterations``, ``meta/learning_rate``, ``meta/pre_adapt_return`` and ``meta/post_adapt_return``
+    (mean return of the first and of the last episode that each row finishes on a task), ``rollout/ep_rew_mean``,
+    ``rollout/ep_len_mean``, ``rollout/success_rate``, ``time/...``.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a policy class, as `learner_class` takes them.
+        env: id, scalar env, Gymnasium vector env (SAME_STEP or DISABLED) or SB3 vector env; its envs have
+            ``sample_task()`` and ``set_task(task)``. Scalar envs are copied, vector envs are used as they are.
+        learner_class: the inner learner, any of SB3 and its contrib package, or its name.
+        learning_rate: epsilon, the outer step size: a number, or a function of the fraction of training that remains.
+        inner_timesteps: environment steps on one task, over all rows together; rounded up to whole rollouts.
+        meta_batch_size: n, tasks of one iteration.
+        inner_optimizer: "fresh" starts every task with an optimiser without moments; "carry" hands them on from task
+            to task.
+        learner_kwargs: keywords of `learner_class`. Where they do not say, defaults suit short runs: ``n_steps`` and
+            ``batch_size`` such that a run has four rollouts if SB3's own exceed it; off-policy ``learning_starts=0``,
+            ``buffer_size=inner_timesteps``, and a ``target_update_interval`` below the run's length.
+        n_envs: rows that play a task at the same time; 8 by default.
+        env_kwargs: keywords of the family, with an id.
+        split: part of the distribution that training tasks come from, with an id of metagym's.
+        stats_window_size: episodes that ``rollout/...`` averages over.
+        tensorboard_log: folder for TensorBoard.
+        policy_kwargs: keywords of the policy.
+        verbose: 1 prints what is logged.
+        seed: of everything random; None leaves the process's random states as they are.
+        device: of the learner.
+        _init_setup_model: build the learner now.
+
+    Attributes:
+        learner: the inner learner; between iterations it holds the meta-parameters.
+        num_timesteps: environment steps so far, of all rows and all tasks.
+
+    Raises:
+        ConfigError: if an argument is out of range, the env has no tasks, or an inner schedule is not constant.
+    """
+
+    learner: BaseAlgorithm
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: Any,
+        *,
+        learner_class: type[BaseAlgorithm] | str = PPO,
+        learning_rate: float | Schedule = 1.0,
+        inner_timesteps: int = 1024,
+        meta_batch_size: int = 4,
+        inner_optimizer: Literal["fresh", "carry"] = "fresh",
+        learner_kwargs: Mapping[str, Any] | None = None,
+        n_envs: int | None = None,
+        env_kwargs: dict[str, Any] | None = None,
+        split: str | None = "train",
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.learner_class = find_learner_class(learner_class)
+        check_counts(inner_timesteps=inner_timesteps, meta_batch_size=meta_batch_size)
+        check_outer(learning_rate, inner_optimizer)
+        needs_env = env is not None or _init_setup_model
+        super().__init__(
+            policy,
+            task_vec_env(env, n_envs=n_envs, split=split, env_kwargs=env_kwargs) if needs_env else None,
+            learning_rate,
+            policy_kwargs=dict(policy_kwargs or {}),
+            stats_window_size=stats_window_size,
+            tensorboard_log=None if tensorboard_log is None else str(tensorboard_log),
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+        )
+        self.policy_argument, self.learner_kwargs = policy, dict(learner_kwargs or {})
+        self.inner_timesteps, self.meta_batch_size = inner_timesteps, meta_batch_size
+        self.inner_optimizer: Literal["fresh", "carry"] = inner_optimizer
+        self.env_id = env if isinstance(env, str) else None
+        self.env_kwargs, self.split = env_kwargs, split
+        self._n_iterations = 0
+        self._resumed_rng: dict[str, Array] | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    @classmethod
+    def from_learner(cls, learner: BaseAlgorithm, env: Any = None, **kwargs: Any) -> Self:
+        """A Reptile whose initialisation is what a learner has learnt so far.
+
+        The learner is copied, with its hyperparameters and, for ``inner_optimizer="carry"``, the moments of its
+        optimisers: its own parameters, optimisers and counters never change. Its env is shared unless `env` is given:
+        meta-training resets and steps it.
+
+        Args:
+            learner: of SB3 or its contrib package.
+            env: what to meta-train on; by default the learner's env, which then must have tasks.
+            **kwargs: those of `Reptile`; ``inner_timesteps`` is at least one rollout of the learner by default.
+
+        Raises:
+            ConfigError: if the learner has no env, or its arguments are not accepted.
+        """
+        arguments = {**reptile_arguments(learner), **kwargs}
+        agent = cls(type(learner.policy), learner.get_env() if env is None else env, **arguments)
+        LearnerState.capture(learner).restore(agent.learner, optimizer="snapshot")
+        return agent
+
+    @override
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        aliases = self.learner_class.policy_aliases
+        if policy_name not in aliases:
+            raise ConfigError(f"{self.learner_class.__name__} has no policy {policy_name!r}; it has {sorted(aliases)}")
+        return aliases[policy_name]
+
+    @override
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        if self.env is not None:
+            # Seeds take effect at a reset, and tasks are drawn before the first run's.
+            self.env.reset()
+        self._inner_arguments = inner_arguments(
+            self.learner_class, self.learner_kwargs, self.n_envs, self.inner_timesteps
+        )
+        self.learner = make_learner(self, self.env, self._inner_arguments)
+        require_constant_schedules(self.learner)
+        self.policy = self.learner.policy
+
+    @override
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1,
+        tb_log_name: str = "Reptile",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Meta-train.
+
+        Args:
+            total_timesteps: environment steps, of all rows and tasks; the last iteration is completed.
+            callback: SB3 callbacks, called once an iteration.
+            log_interval: iterations between logs; None never logs.
+            tb_log_name: name of the run in TensorBoard.
+            reset_num_timesteps: count from 0; False goes on, after `load` too, as if never interrupted.
+            progress_bar: show one, in environment steps.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ConfigError: if there is no env to learn in.
+        """
+        env = require_env(self.env)
+        total_timesteps, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name)
+        bar = tqdm(total=total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
+        callback.on_training_start(locals(), globals())
+        try:
+            while self.num_timesteps < total_timesteps:  # 2
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                callback.on_rollout_start()
+                dones = np.ones(self._iterate(env, bar), dtype=np.bool_)  # SB3's callbacks count episodes by it
+                callback.on_rollout_end()
+                if log_interval is not None and self._n_iterations % log_interval == 0:
+                    log_progress(self)
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    break
+        finally:
+            bar.close()
+            give_task(env, None)
+        callback.on_training_end()
+        return self
+
+    @override
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "Reptile",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        # SB3's own would reset the env, whose random streams a resumed run must find as they were.
+        total_timesteps = start_counting(self, total_timesteps, reset=reset_num_timesteps)
+        if self._resumed_rng is not None:
+            set_rng_state(self._resumed_rng)
+            self._resumed_rng = None
+        if not self._custom_logger:
+            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+        return total_timesteps, self._init_callback(callback)
+
+    def _iterate(self, env: VecEnv, bar: Any) -> int:
+        """One outer step; returns the number of episodes played. On any exception theta is what it was before."""
+        epsilon = self.lr_schedule(self._current_progress_remaining)
+        optimizer: OptimizerMode = "fresh" if self.inner_optimizer == "fresh" else "keep"
+        theta = LearnerState.capture(self.learner)
+        total: LearnerState | None = None
+        timesteps = num_episodes = 0
+        try:
+            for task in draw_tasks(env, self.meta_batch_size):  # 3, 4
+                theta.restore(self.learner, optimizer=optimizer)
+                returns = self._run(env, task)  # 5
+                phi = LearnerState.capture(self.learner)
+                total = phi if total is None else total.add_(phi)
+                timesteps += self.learner.num_timesteps
+                num_episodes += record_run(self, returns)
+                bar.update(self.learner.num_timesteps)
+            if total is not None:
+                theta.copy().lerp_(total.div_(self.meta_batch_size), epsilon).restore(
+                    self.learner, optimizer=optimizer
+                )  # 6
+        except BaseException:
+            theta.restore(self.learner, optimizer="snapshot")
+            raise
+        self.num_timesteps += timesteps
+        self._n_iterations += 1
+        self.logger.record("meta/learning_rate", epsilon)
+        return num_episodes
+
+    def _run(self, env: VecEnv, task: Any) -> EpisodeReturns:
+        """Let the learner learn one task from where it stands."""
+        give_task(env, task)
+        reset_running_state(self.learner)
+        returns = EpisodeReturns()
+        self.learner.learn(self.inner_timesteps, callback=returns, log_interval=None)  # type: ignore[arg-type]
+        return returns
+
+    def adapt(self, task: Any, total_timesteps: int | None = None, *, seed: int | None = None) -> BaseAlgorithm:
+        """A learner that has learnt one task, starting from the meta-parameters; `self` stays as it is.
+
+        What is returned is a plain learner of `learner_class`, independent of this one: it can learn on in its env
+        (a copy of the training env whose rows hold the task), and its zip loads without metagym. Random draws go on
+        from the process's random states, which are put back in the end: without a seed, two adaptations in a row see
+        the same noise.
+
+        Args:
+            task: a task, as the env's ``set_task`` takes it; or an env (scalar, vector, or id) to adapt in as it is.
+            total_timesteps: environment steps, over all rows; `inner_timesteps` by default. At most so many are
+                used, rounded down to whole rollouts, shortened where not even one would fit.
+            seed: of the noise of this adaptation.
+
+        Raises:
+            ConfigError: if the training env cannot be copied, or there is none: give an env instead of a task.
+        """
+        budget = self.inner_timesteps if total_timesteps is None else total_timesteps
+        check_counts(total_timesteps=budget)
+        return adapt_learner(self, task, budget, seed)
+
+    @override
+    def predict(
+        self,
+        observation: Array | dict[str, Array],
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, tuple[Array, ...] | None]:
+        """Actions of the meta-parameters, before any adaptation; arguments as in SB3."""
+        return self.learner.predict(observation, state, episode_start, deterministic)
+
+    @override
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Learn in another env of tasks with the same spaces and as many rows; arguments as in SB3.
+
+        Raises:
+            ConfigError: if the env has no tasks or another number of rows.
+        """
+        made = task_vec_env(env, n_envs=self.n_envs, split=self.split, env_kwargs=None)
+        super().set_env(made, force_reset)
+        self.learner.set_env(made, force_reset)
+        self.env_id, self.env_kwargs = (env if isinstance(env, str) else None), None
+
+    @override
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        parts, variables = self.learner._get_torch_save_params()
+        return [f"learner.{name}" for name in parts], [f"learner.{name}" for name in variables]
+
+    @override
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """Write a checkpoint in metagym's format, from which `load` resumes training to the bit.
+
+        Args:
+            path: where; ``.zip`` is appended if there is no suffix.
+            exclude: not supported; there because SB3 has it.
+            include: likewise.
+
+        Raises:
+            ConfigError: if the folder cannot be written to.
+        """
+        if exclude or include:
+            raise ConfigError("a metagym checkpoint has fixed contents: exclude and include are not supported")
+        save_agent(self, path)
+
+    @classmethod
+    @override
+    def load(
+        cls,
+        path: Any,
+        env: Any = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Read a checkpoint; nothing in it is executed.
+
+        Training goes on with ``learn(n, reset_num_timesteps=False)`` as if it had never stopped: parameters,
+        optimisers, counters, the process's random states (set when `learn` starts) and metagym's own envs continue
+        to the bit. Another env starts anew, and a warning says so. Ids of metagym's families are made again; for any
+        other env, pass it.
+
+        Args:
+            path: the file.
+            env: what to go on learning in.
+            device: of the learner.
+            custom_objects: what a file cannot hold, by name; the error says which.
+            print_system_info: ignored; there because SB3 has it.
+            force_reset: likewise.
+            **kwargs: likewise none.
+
+        Raises:
+            CheckpointError: if there is no such file, it is damaged, of another kind, or needs `custom_objects`.
+            ConfigError: if `env` does not fit.
+        """
+        if kwargs:
+            raise ConfigError(f"load does not take {sorted(kwargs)}; use custom_objects to change what is stored")
+        return load_agent(cls, Path(path), env, device, custom_objects)

@@ -1,0 +1,71 @@
+"""Making the learner inside Reptile, and independent ones that adapt to a task."""
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
+
+from metagym.algos.reptile_env import copy_vec_env, give_task, require_env, vec_env
+from metagym.algos.reptile_inner import adaptation_arguments, rollout_size
+from metagym.learner_state import LearnerState, preserved_rng, reset_running_state
+
+if TYPE_CHECKING:
+    from metagym.algos.reptile import Reptile
+
+__all__ = ["adapt_learner", "make_learner"]
+
+
+def make_learner(agent: "Reptile", env: VecEnv | None, arguments: Mapping[str, Any]) -> BaseAlgorithm:
+    """A new, silent learner of the agent's class; without an env it has the agent's spaces."""
+    make: Any = agent.learner_class  # the subclasses' signature, not BaseAlgorithm's
+    learner: BaseAlgorithm = make(
+        agent.policy_argument,
+        env,
+        # Learners write into what they are given.
+        policy_kwargs=copy.deepcopy(agent.policy_kwargs),
+        device=agent.device,
+        _init_setup_model=False,
+        **copy.deepcopy(dict(arguments)),
+    )
+    if env is None:
+        learner.observation_space, learner.action_space = agent.observation_space, agent.action_space
+        learner.n_envs = agent.n_envs
+    learner._setup_model()
+    learner.set_logger(Logger(None, []))
+    return learner
+
+
+def adapt_learner(agent: "Reptile", task: Any, budget: int, seed: int | None) -> BaseAlgorithm:
+    """An independent learner that starts from the meta-parameters and has learnt one task; see `Reptile.adapt`."""
+    with preserved_rng():
+        if seed is not None:
+            set_random_seed(seed)
+        env = _adaptation_env(agent, task, seed)
+        model = make_learner(agent, env, adaptation_arguments(agent._inner_arguments, env.num_envs, budget))
+        theta = LearnerState.capture(agent.learner)
+        theta.restore(model, optimizer="fresh" if agent.inner_optimizer == "fresh" else "snapshot")
+        reset_running_state(model)
+        unit = rollout_size(model)
+        model.learn(max(budget // unit, 1) * unit, log_interval=None)  # type: ignore[arg-type]
+    # So that its next learn() sets up a logger, also after save and load.
+    model._custom_logger = False
+    return model
+
+
+def _adaptation_env(agent: "Reptile", task: Any, seed: int | None) -> VecEnv:
+    if isinstance(task, str | gym.Env | VecEnv | gym.vector.VectorEnv):
+        env = vec_env(task, n_envs=agent.n_envs)
+    else:
+        env = copy_vec_env(require_env(agent.env))
+        give_task(env, task)
+        seed = int(np.random.randint(2**31 - 1)) if seed is None else seed  # noqa: NPY002 (SB3's stream)
+    if seed is not None:
+        env.seed(seed)
+        env.action_space.seed(seed)
+    return env

@@ -1,0 +1,202 @@
+"""What Reptile trains in: SB3 vector envs whose rows can be given a task."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import error
+from gymnasium.vector import AutoresetMode, VectorEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+
+from metagym.algos.reptile_inner import check_counts
+from metagym.engine import TaskEnv, TaskVectorEnv
+from metagym.errors import ConfigError
+from metagym.vector_tasks import set_tasks
+from metagym.wrappers.sb3 import VectorEnvAdapter
+
+__all__ = [
+    "copy_vec_env",
+    "draw_tasks",
+    "give_task",
+    "is_builtin",
+    "native_env",
+    "require_env",
+    "task_vec_env",
+    "vec_env",
+]
+
+DEFAULT_N_ENVS = 8
+_ACCEPTED = "an id, an env or a vector env (Gymnasium's or SB3's) whose envs have sample_task() and set_task(task)"
+
+
+def is_builtin(env_id: Any, env_kwargs: dict[str, Any] | None) -> bool:
+    """Whether an id and keywords make an env of a registered family, importing nothing else."""
+    spec = gym.registry.get(env_id) if isinstance(env_id, str) else None
+    if spec is None or spec.vector_entry_point != "metagym.registry:make_vector_env":
+        return False
+    # This keyword of the entry point is a path to import.
+    return "family" not in (env_kwargs or {})
+
+
+def task_vec_env(env: Any, *, n_envs: int | None, split: str | None, env_kwargs: dict[str, Any] | None) -> VecEnv:
+    """The SB3 vector env of tasks that an argument ``env`` stands for.
+
+    Args:
+        env: id, scalar env, Gymnasium vector env or SB3 vector env; the latter two are used as they are.
+        n_envs: rows; None: 8, or as many as the vector env has.
+        split: of the tasks, for ids of metagym's.
+        env_kwargs: keywords with an id.
+
+    Raises:
+        ConfigError: if it is none of these, has no tasks, or does not fit `n_envs`.
+    """
+    if env_kwargs is not None and not isinstance(env, str):
+        raise ConfigError(f"env_kwargs={env_kwargs} goes with an id; the env given is already made")
+    made = vec_env(env, n_envs=n_envs, split=split, env_kwargs=env_kwargs)
+    if n_envs not in {None, made.num_envs}:
+        raise ConfigError(f"n_envs={n_envs}, but the vector env given has {made.num_envs} rows")
+    if native_env(made) is None and not _has_tasks(made):
+        raise ConfigError(f"Reptile needs {_ACCEPTED}; {_describe(env)} has no tasks")
+    return made
+
+
+def vec_env(
+    env: Any, *, n_envs: int | None = None, split: str | None = None, env_kwargs: dict[str, Any] | None = None
+) -> VecEnv:
+    """The SB3 vector env that an argument ``env`` stands for, with tasks or without.
+
+    Raises:
+        ConfigError: if it is no env.
+    """
+    check_counts(n_envs=1 if n_envs is None else n_envs)
+    if isinstance(env, VecEnv):
+        return env
+    if isinstance(env, VectorEnv):
+        return VecMonitor(VectorEnvAdapter(env))
+    rows = DEFAULT_N_ENVS if n_envs is None else n_envs
+    if isinstance(env, str):
+        return _from_id(env, rows, split, env_kwargs or {})
+    if isinstance(env, gym.Env):
+        return _from_scalar(env, rows)
+    raise ConfigError(f"Reptile needs {_ACCEPTED}, got {_describe(env)}")
+
+
+def _from_id(env_id: str, n_envs: int, split: str | None, env_kwargs: dict[str, Any]) -> VecEnv:
+    if "family" in env_kwargs:
+        raise ConfigError("env_kwargs may not name another family: register it under an id of its own")
+    try:
+        spec = gym.spec(env_id)
+        if spec.vector_entry_point is None:
+            return make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
+        if spec.vector_entry_point == "metagym.registry:make_vector_env":
+            env_kwargs = {"split": split, **env_kwargs}
+        made = gym.make_vec(
+            env_id,
+            num_envs=n_envs,
+            vectorization_mode="vector_entry_point",
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            **env_kwargs,
+        )
+    except (error.Error, TypeError) as wrong:
+        raise ConfigError(f"no env {env_id!r} can be made with {env_kwargs}: {wrong}") from wrong
+    return VecMonitor(VectorEnvAdapter(made))
+
+
+def _from_scalar(env: gym.Env[Any, Any], n_envs: int) -> VecEnv:
+    bare = env.unwrapped
+    kinds = (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker, TaskEnv)
+    if isinstance(bare, TaskEnv) and all(isinstance(layer, kinds) for layer in _layers(env)):
+        native = TaskVectorEnv(
+            bare.family,
+            n_envs,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            reveal_task=bare.reveal_task,
+            distribution=bare.task_distribution,
+        )
+        return VecMonitor(VectorEnvAdapter(native))
+    if not (hasattr(env.unwrapped, "sample_task") and hasattr(env.unwrapped, "set_task")):
+        raise ConfigError(f"Reptile needs {_ACCEPTED}; {_describe(env)} has no tasks")
+    copies = [copy.deepcopy(env) for _ in range(n_envs)]
+    made = DummyVecEnv([lambda row=row: Monitor(row) for row in copies])  # type: ignore[misc]
+    made.seed()  # the copies' random streams must differ
+    return made
+
+
+def _layers(env: Any) -> Iterator[Any]:
+    """An env and what it wraps, from the outside in: SB3's wrappers, the adapter, Gymnasium's wrappers."""
+    while env is not None:
+        yield env
+        env = env.venv if isinstance(env, VecEnvWrapper) else vars(env).get("env")
+
+
+def native_env(env: Any) -> Any:
+    """The outermost Gymnasium vector env inside that can sample and set tasks for all its rows, or None."""
+    for layer in _layers(env):
+        if isinstance(layer, VectorEnv) and hasattr(layer, "sample_tasks") and hasattr(layer, "set_tasks"):
+            return layer
+    return None
+
+
+def _has_tasks(env: VecEnv) -> bool:
+    if env.has_attr("task_space"):
+        return True
+    try:
+        return env.has_attr("sample_task") and env.has_attr("set_task")
+    except TypeError:
+        # Gymnasium's vector envs call what they are asked for, and set_task lacks its argument then.
+        return True
+
+
+def draw_tasks(env: VecEnv, n: int) -> list[Any]:
+    """The next n training tasks."""
+    native = native_env(env)
+    if native is not None:
+        return list(native.sample_tasks(n))
+    rows = None if isinstance(env.unwrapped, VectorEnvAdapter) else [0]
+    return [env.env_method("sample_task", indices=rows)[0] for _ in range(n)]
+
+
+def give_task(env: VecEnv, task: Any) -> None:
+    """Pin the same task in every row, from its next reset on; None unpins, where the envs are metagym's."""
+    inner = env.unwrapped
+    if isinstance(inner, VectorEnvAdapter):
+        inner.set_tasks([task] * env.num_envs)
+    elif task is not None:
+        set_tasks(env, [task] * env.num_envs)
+
+
+def require_env(env: VecEnv | None) -> VecEnv:
+    """The env.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if env is None:
+        raise ConfigError("this Reptile has no env to learn in: pass one to load or to set_env, or an env to adapt")
+    return env
+
+
+def copy_vec_env(env: VecEnv) -> VecEnv:
+    """An independent copy; a copied `VecNormalize` keeps its statistics and does not update them.
+
+    Raises:
+        ConfigError: if the env cannot be copied (its rows are processes, or hold something unique).
+    """
+    inner = copy_vec_env(env.venv) if isinstance(env, VecEnvWrapper) else None
+    memo = {} if inner is None else {id(env.venv): inner}  # type: ignore[attr-defined]
+    try:
+        copied = copy.deepcopy(env, memo)
+    except Exception as cause:  # whatever a foreign env raises, the way out is the same
+        raise ConfigError(f"{_describe(env)} cannot be copied: give adapt an env that holds the task") from cause
+    if isinstance(copied, VecNormalize):
+        # It leaves its inner env out of copies.
+        copied.set_venv(inner)  # type: ignore[arg-type]
+        copied.training = False
+    return copied
+
+
+def _describe(env: Any) -> str:
+    return repr(env) if env is None or isinstance(env, str | int | float) else type(env).__name__

@@ -1,0 +1,349 @@
+"""RL²: fast reinforcement learning via slow reinforcement learning (Duan et al. 2016; Wang et al. 2016).
+
+    1. repeat
+    2.     every row starts a trial: a task drawn from the distribution, and an empty memory
+    3.     act for n_steps; within a trial the memory lives on from episode to episode, and the policy sees the
+           previous action, the previous reward and where episodes begin
+    4.     advantages over whole trials: an episode's end does not cut them, so exploring is paid for by what
+           later episodes earn with it
+    5.     improve the policy by any on-policy learner (PPO), back-propagating through whole trials
+
+What is learnt is itself a learning algorithm: meeting a new task, the weights stay and only the memory changes.
+
+Differs from the papers: PPO or A2C in place of TRPO and of asynchronous A2C; the learner minimises through complete
+trials only, so a trial longer than a rollout is carried over and trained on when it has ended.
+"""
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterable, Mapping
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import torch as th
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import Self, override
+
+from metagym.algos.rl2_adapted import AdaptedPolicy, play_episodes
+from metagym.algos.rl2_checkpoint import load_agent, save_agent
+from metagym.algos.rl2_env import TrialSource
+from metagym.errors import ConfigError
+from metagym.nets import TrialActorCriticPolicy
+from metagym.rollout import TrialRollouts
+from metagym.tasks import Task
+
+__all__ = ["RL2", "RL2A2C", "RL2PPO"]
+
+DEFAULT_N_ENVS = 64
+# A rollout holds the fewest whole trials per row that give at least this many steps.
+MIN_ROLLOUT_STEPS = 4096
+
+
+class RL2(TrialRollouts):
+    """A learner whose memory learns: SB3's PPO (or A2C) on trials, with a recurrent policy.
+
+    ``RL2(...)`` makes an instance of both RL2 and `learner_class`, so callbacks, loggers, ``evaluate_policy`` and
+    all of SB3's keywords work as they do there. What SB3 calls an episode is a trial: ``rollout/ep_rew_mean`` is
+    the mean return of whole trials. In addition it logs
+
+    * ``meta/trials``: trials trained on in the last update,
+    * ``meta/first_episode_return``, ``meta/last_episode_return``: mean return of the first and of the last episode
+      of these trials: what the policy does before and after it has learnt a task.
+
+    Args:
+        policy: "MlpPolicy", or a `TrialActorCriticPolicy` class. ``policy_kwargs`` takes ``rnn_type`` ("gru" or
+            "lstm"), ``rnn_hidden_size`` (64), ``n_rnn_layers`` (1) and everything of SB3's ActorCriticPolicy.
+        env: an id of metagym's, a scalar metagym env, a metagym vector env (autoreset SAME_STEP or DISABLED), or an
+            SB3 VecEnv that emits whole trials. All but the last are wrapped in `Trial` and `RL2Context` here.
+        learner_class: PPO (default), A2C, a subclass of one of them, or its name.
+        episodes_per_trial: number of episodes of a trial; this or the next is required, but not with a VecEnv.
+        steps_per_trial: number of steps of a trial.
+        n_envs: trials played in parallel (64).
+        env_kwargs: keywords of the family, with an id.
+        split: part of the distribution that training tasks come from, with an id.
+        **kwargs: those of `learner_class`. With PPO these differ from SB3's defaults: ``n_steps`` (the fewest whole
+            trials that give 4096 steps over all rows), ``batch_size`` (a quarter of a rollout; minibatches
+            are whole trials of about so many steps), ``n_epochs`` 4, ``learning_rate`` 1e-3, ``gae_lambda`` 0.9,
+            ``ent_coef`` 0.01. With A2C: ``n_steps``.
+
+    Attributes:
+        env: the training env, SB3's.
+        num_timesteps: environment steps taken in training.
+
+    Raises:
+        ConfigError: if an argument is out of range, or the env does not emit trials.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": TrialActorCriticPolicy}
+    learner_class: ClassVar[type[OnPolicyAlgorithm]] = PPO
+
+    def __new__(cls, policy: Any = None, env: Any = None, *, learner_class: Any = None, **kwargs: Any) -> Self:
+        """An instance of the class that joins RL2 and the learner class."""
+        del policy, env, kwargs
+        wanted = cls.learner_class if learner_class is None else _learner_class(learner_class)
+        joined: type[Self] = _joined(cls, wanted)
+        return super().__new__(joined)
+
+    def __init__(
+        self,
+        policy: str | type[TrialActorCriticPolicy] = "MlpPolicy",
+        env: Any = None,
+        *,
+        learner_class: type[OnPolicyAlgorithm] | str | None = None,
+        episodes_per_trial: int | None = None,
+        steps_per_trial: int | None = None,
+        n_envs: int | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        split: str | None = "train",
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        del learner_class
+        self._check_arguments(policy, n_envs, kwargs)
+        if env is None and _init_setup_model:
+            raise ConfigError("RL2 needs an env: an id, an env of tasks, or a VecEnv that emits whole trials.")
+        self._source = TrialSource(
+            env_kwargs=dict(env_kwargs or {}),
+            split=split,
+            n_envs=n_envs,
+            episodes_per_trial=episodes_per_trial,
+            steps_per_trial=steps_per_trial,
+        )
+        vec_env = None if env is None else self._source.vec_env(env, DEFAULT_N_ENVS)
+        settings = copy.deepcopy(kwargs)
+        if vec_env is not None:
+            settings = _defaults(self.learner_class, self._source.trial_steps(), vec_env.num_envs) | settings
+        self._settings = copy.deepcopy(settings) | {"policy": policy}
+        with warnings.catch_warnings():
+            # Minibatches are whole trials, dealt evenly: that batch_size does not divide the rollout is no matter.
+            warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
+            super().__init__(policy, vec_env, _init_setup_model=False, **settings)  # type: ignore[arg-type]
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self, policy: Any, n_envs: Any, kwargs: Mapping[str, Any]) -> None:
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise ConfigError(f"policy {policy!r} is unknown; accepted are {sorted(self.policy_aliases)}.")
+        if n_envs is not None and (not isinstance(n_envs, int) or n_envs < 1):
+            raise ConfigError(f"n_envs must be an integer of at least 1, not {n_envs!r}.")
+        accepted = set(inspect.signature(self.learner_class.__init__).parameters)
+        unknown = sorted(set(kwargs) - accepted)
+        if unknown:
+            own = sorted(accepted - {"self", "policy", "env", "_init_setup_model"})
+            raise ConfigError(f"unknown keywords {unknown}; {self.learner_class.__name__} takes {own}.")
+
+    @override
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "RL2",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train for at least so many environment steps.
+
+        Args:
+            total_timesteps: steps, over all rows; rounded up to whole rollouts.
+            callback: SB3 callbacks; every call sees a consistent learner, which it may save.
+            log_interval: updates between log lines; None: none.
+            tb_log_name: name of the TensorBoard run.
+            reset_num_timesteps: start counting, and the trials, anew.
+            progress_bar: show one.
+
+        Raises:
+            ConfigError: if the learner has no env.
+        """
+        if self.env is None:
+            raise ConfigError("this learner has no env to train in: pass env= to load, or call set_env.")
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return self
+
+    @override
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
+            return False
+        trials = self.rollout_buffer.trials
+        self.logger.record("meta/trials", len(trials.env))
+        if self._source.family is not None:
+            # RL2Context's last number is 1 on the first observation of every episode.
+            first, last = self.rollout_buffer.first_and_last_returns(boundary=-1)
+            self.logger.record("meta/first_episode_return", float(first.mean()))
+            self.logger.record("meta/last_episode_return", float(last.mean()))
+        return True
+
+    def make_env(
+        self,
+        task: Task | Mapping[str, Any] | None = None,
+        *,
+        split: str | object | None = ...,
+        render_mode: str | None = None,
+    ) -> gym.Env[Any, Any]:
+        """A scalar env that this learner can act in: its observations and trials are those of training.
+
+        Args:
+            task: the task of every trial; None: each reset draws one.
+            split: what resets draw from: "train", "test", "ood", or None for all; default: as in training.
+            render_mode: of the env.
+
+        Raises:
+            ConfigError: if the learner was built on a foreign VecEnv.
+            TaskError: if the task does not belong to the family.
+        """
+        own = split is ...
+        env = self._source.scalar_env(
+            split=None if own else split,  # type: ignore[arg-type]
+            own_split=own,
+            render_mode=render_mode,
+        )
+        if env.observation_space != self.observation_space:
+            raise ConfigError(
+                f"the training env was wrapped in something that make_env cannot repeat: {env.observation_space} "
+                f"is not {self.observation_space}."
+            )
+        if task is not None:
+            env.unwrapped.set_task(task)
+        return env  # type: ignore[no-any-return]
+
+    def adapt(
+        self,
+        task: Task | Mapping[str, Any] | gym.Env[Any, Any],
+        *,
+        episodes: int | None = None,
+        deterministic: bool = False,
+        seed: int | None = None,
+    ) -> AdaptedPolicy:
+        """Play some episodes of one task; what was learnt of it is in the memory of the policy returned.
+
+        The learner does not change: not its parameters, counters or training env, and not the random states of the
+        process. These steps are not counted.
+
+        Args:
+            task: a task, or a scalar metagym env, whose task (pinned or drawn) is played.
+            episodes: how many (those of a training trial; with steps_per_trial it must be given).
+            deterministic: take the most probable actions instead of sampling.
+            seed: of the env and of the actions.
+
+        Raises:
+            ConfigError: if `episodes` is missing or below 1, or the env is of no task.
+            TaskError: if the task does not belong to the family.
+        """
+        if episodes is None:
+            episodes = self._source.episodes_per_trial
+        if not isinstance(episodes, int) or isinstance(episodes, bool) or episodes < 1:
+            raise ConfigError(f"episodes must be an integer of at least 1, not {episodes!r}.")
+        return play_episodes(self, task, episodes, deterministic=deterministic, seed=seed)
+
+    @override
+    def save(
+        self,
+        path: str | Path | BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+        *,
+        resume: bool = False,
+    ) -> None:
+        """Save in metagym's own format, whose loading executes nothing.
+
+        Args:
+            path: file; ".zip" is added where there is no suffix.
+            exclude: accepted for SB3's sake, and not used.
+            include: likewise.
+            resume: also save the random states, the unfinished trials and the native env, so that a learner loaded
+                from it goes on (with ``learn(..., reset_num_timesteps=False)``) exactly as this one would.
+        """
+        del exclude, include
+        if not isinstance(path, str | Path):
+            raise ConfigError(f"RL2 saves to a path, not to a {type(path).__name__}.")
+        save_agent(self, path, resume=resume)
+
+    @classmethod
+    @override
+    def load(  # type: ignore[override]
+        cls,
+        path: str | Path,
+        env: Any = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+    ) -> Self:
+        """A learner that predicts as the saved one did, and can train on.
+
+        Args:
+            path: what `save` wrote.
+            env: as for the constructor; default: made anew from the id the learner was built with, if it was one.
+            device: where to put the networks.
+            custom_objects: what the file could not hold (say, a schedule that is a function), by keyword.
+
+        Raises:
+            CheckpointError: if it is no checkpoint of RL2, or needs `custom_objects`.
+            ConfigError: if the env does not fit.
+        """
+        return load_agent(cls, path, env, device, custom_objects)
+
+
+class RL2PPO(RL2, PPO):
+    """`RL2` with PPO; what ``RL2(..., learner_class=PPO)`` returns."""
+
+    learner_class: ClassVar[type[OnPolicyAlgorithm]] = PPO
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = RL2.policy_aliases
+
+
+class RL2A2C(RL2, A2C):
+    """`RL2` with A2C; what ``RL2(..., learner_class=A2C)`` returns."""
+
+    learner_class: ClassVar[type[OnPolicyAlgorithm]] = A2C
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = RL2.policy_aliases
+
+
+_JOINED: dict[type[OnPolicyAlgorithm], type[RL2]] = {PPO: RL2PPO, A2C: RL2A2C}
+
+
+def _learner_class(given: Any) -> type[OnPolicyAlgorithm]:
+    named: Any = {"PPO": PPO, "A2C": A2C}.get(given, given) if isinstance(given, str) else given
+    if not (isinstance(named, type) and issubclass(named, PPO | A2C)) or issubclass(named, RL2):
+        shown = given.__name__ if isinstance(given, type) else repr(given)
+        raise ConfigError(f"learner_class must be PPO, A2C, a subclass of one of them, or its name; not {shown}.")
+    return named
+
+
+def _joined(cls: type[Any], learner_class: type[OnPolicyAlgorithm]) -> type[Any]:
+    """The class that is both `cls` and `learner_class`."""
+    if issubclass(cls, learner_class):
+        return cls
+    if issubclass(cls, PPO | A2C):
+        raise ConfigError(f"{cls.__name__} has its learner class already; use RL2(learner_class=...).")
+    if cls is not RL2:
+        return type(f"{cls.__name__}{learner_class.__name__}", (cls, learner_class), {"learner_class": learner_class})
+    if learner_class not in _JOINED:
+        name = f"RL2{learner_class.__name__}"
+        members = {"learner_class": learner_class, "policy_aliases": RL2.policy_aliases, "__doc__": RL2.__doc__}
+        _JOINED[learner_class] = type(name, (RL2, learner_class), members)
+    return _JOINED[learner_class]
+
+
+def _defaults(learner_class: type[Any], trial_steps: int | None, n_envs: int) -> dict[str, Any]:
+    """Keywords that differ from SB3's, for trials of at most `trial_steps` steps."""
+    steps = trial_steps or 128
+    n_steps = steps * max(1, -(-MIN_ROLLOUT_STEPS // (steps * n_envs)))
+    if not issubclass(learner_class, PPO):
+        return {"n_steps": n_steps}
+    return {
+        "n_steps": n_steps,
+        "batch_size": max(2, n_steps * n_envs // 4),
+        "n_epochs": 4,
+        "learning_rate": 1e-3,
+        "gae_lambda": 0.9,
+        "ent_coef": 0.01,
+    }

@@ -1,0 +1,236 @@
+"""An SB3 actor-critic policy whose memory spans a trial."""
+
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch.distributions import Categorical
+from typing_extensions import override
+
+from metagym.errors import ConfigError
+from metagym.nets.recurrent import PackedTrials, RNNState, TrialRNN
+from metagym.types import Array
+
+__all__ = ["TrialActorCriticPolicy"]
+
+
+class TrialActorCriticPolicy(ActorCriticPolicy):
+    """Features, then a recurrent network over the trial, then actor and critic heads (Duan et al. 2016).
+
+    Whole trials are read by one fused call (`evaluate_actions` on `PackedTrials`); a rollout goes a step at a time
+    (`step`). A plain tensor of observations, which the inherited methods accept too, stands for the first steps of
+    as many trials.
+
+    Args:
+        observation_space: what is observed; `RL2Context` makes it a flat Box.
+        action_space: Discrete, MultiDiscrete, MultiBinary or Box.
+        lr_schedule: learning rate by the fraction of training that remains.
+        net_arch: layers between the memory and the heads, in SB3's format; none by default.
+        rnn_type: "gru" or "lstm".
+        rnn_hidden_size: width of the memory.
+        n_rnn_layers: stacked recurrent layers.
+        **kwargs: those of ``ActorCriticPolicy``. With ``share_features_extractor=False`` the critic has an
+            extractor and a memory of its own.
+
+    Raises:
+        ConfigError: for an unknown ``rnn_type``, sizes below 1, or observations that are a Dict.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        *,
+        rnn_type: str = "gru",
+        rnn_hidden_size: int = 64,
+        n_rnn_layers: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(observation_space, spaces.Dict):
+            raise ConfigError("Trials of Dict observations are not supported: flatten them, as RL2Context does.")
+        self.rnn_type = rnn_type
+        self.rnn_hidden_size = rnn_hidden_size
+        self.n_rnn_layers = n_rnn_layers
+        net_arch = [] if net_arch is None else net_arch
+        super().__init__(observation_space, action_space, lr_schedule, net_arch, **kwargs)
+
+    def zero_state(self, n_rows: int) -> RNNState:
+        """The memory before a trial's first step: each part (layers of actor and critic, N, H)."""
+        states = [memory.zero_state(n_rows) for memory in self._memories]
+        return tuple(th.cat(parts) for parts in zip(*states, strict=True))
+
+    def step(
+        self,
+        obs: th.Tensor,
+        state: RNNState,
+        episode_starts: th.Tensor | None = None,
+        *,
+        deterministic: bool = False,
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNState]:
+        """Act in N rows, one step further in each one's trial.
+
+        Args:
+            obs: observations, (N, D).
+            state: the memory before them.
+            episode_starts: 1 where a trial starts, whose memory is then zero, (N,); None: nowhere.
+            deterministic: the most probable action instead of a sampled one.
+
+        Returns:
+            Actions (N, ...), values (N,), log-probabilities (N,) and the memory after the step.
+        """
+        latent_pi, latent_vf, state = self._remember(obs, state, episode_starts)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        values = self.value_net(latent_vf).flatten()
+        return actions.reshape((-1, *(self.action_space.shape or ()))), values, log_prob, state
+
+    def value(self, obs: th.Tensor, state: RNNState) -> th.Tensor:
+        """Values (N,) of observations (N, D) reached with the memory `state`."""
+        values: th.Tensor = self.value_net(self._remember(obs, state, None)[1])
+        return values.flatten()
+
+    @override
+    def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        state = self.zero_state(len(obs))
+        actions, values, log_prob, _ = self.step(obs, state, deterministic=deterministic)
+        return actions, values.unsqueeze(1), log_prob
+
+    @override
+    def evaluate_actions(
+        self, obs: PyTorchObs | PackedTrials, actions: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        latent_pi, latent_vf = self._latents(obs)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        return self.value_net(latent_vf), distribution.log_prob(actions), distribution.entropy()
+
+    @override
+    def get_distribution(self, obs: PyTorchObs | PackedTrials) -> Distribution:
+        return self._get_action_dist_from_latent(self._latents(obs)[0])
+
+    @override
+    def predict_values(self, obs: PyTorchObs | PackedTrials) -> th.Tensor:
+        values: th.Tensor = self.value_net(self._latents(obs)[1])
+        return values
+
+    @override
+    def predict(
+        self,
+        observation: Array | dict[str, Array],
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Actions for observations of one env or of N, with the memory passed along.
+
+        Args:
+            observation: (D,) or (N, D).
+            state: what the previous call returned; None: every trial starts here.
+            episode_start: True where a trial starts, (N,), whose memory is then zero.
+            deterministic: the most probable action instead of a sampled one.
+
+        Returns:
+            Actions and the memory after the step, each part (layers, N, H).
+        """
+        self.set_training_mode(False)
+        obs, vectorized = self.obs_to_tensor(observation)
+        n_rows = len(obs)
+        memory = self.zero_state(n_rows) if state is None else self._to_state(state)
+        starts = None if episode_start is None else th.as_tensor(np.asarray(episode_start), device=self.device)
+        with th.no_grad():
+            latent_pi, _, memory = self._remember(th.as_tensor(obs), memory, starts)
+            chosen = self._get_action_dist_from_latent(latent_pi).get_actions(deterministic=deterministic)
+        actions = self._to_env(chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ()))))
+        after = tuple(part.cpu().numpy() for part in memory)
+        return (actions if vectorized else actions.squeeze(axis=0)), after
+
+    def _to_env(self, actions: Array) -> Array:
+        """Bring sampled actions (N, ...) into the action space, as SB3 does."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.squash_output:
+            return self.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    @property
+    def _memories(self) -> tuple[TrialRNN, ...]:
+        return (self.rnn,) if self.share_features_extractor else (self.rnn, self.vf_rnn)
+
+    def _to_state(self, state: tuple[Array, ...]) -> RNNState:
+        return tuple(th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
+
+    def _features(self, obs: PyTorchObs) -> tuple[th.Tensor, ...]:
+        features = self.extract_features(obs)
+        return features if isinstance(features, tuple) else (features,)
+
+    def _heads(self, outputs: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
+        latent_pi = self.mlp_extractor.forward_actor(outputs[0])
+        return latent_pi, self.mlp_extractor.forward_critic(outputs[-1])
+
+    def _latents(self, obs: PyTorchObs | PackedTrials) -> tuple[th.Tensor, th.Tensor]:
+        trials = obs if _is_packed(obs) else PackedTrials(th.as_tensor(obs), (len(obs),))
+        features = self._features(trials.data)
+        outputs = [
+            memory(PackedTrials(read, trials.batch_sizes))
+            for memory, read in zip(self._memories, features, strict=True)
+        ]
+        return self._heads(outputs)
+
+    def _remember(
+        self, obs: th.Tensor, state: RNNState, episode_starts: th.Tensor | None
+    ) -> tuple[th.Tensor, th.Tensor, RNNState]:
+        if episode_starts is not None:
+            keep = (1.0 - episode_starts.float()).view(1, -1, 1)
+            state = tuple(part * keep for part in state)
+        features = self._features(obs)
+        if len(features) == 1:
+            out, state = self.rnn.step(features[0], state)
+            return *self._heads([out]), state
+        outputs, after = [], []
+        layers = self.n_rnn_layers
+        for place, (memory, read) in enumerate(zip(self._memories, features, strict=True)):
+            before = tuple(part[place * layers : (place + 1) * layers] for part in state)
+            out, own = memory.step(read, before)
+            outputs.append(out)
+            after.append(own)
+        return *self._heads(outputs), tuple(th.cat(parts) for parts in zip(*after, strict=True))
+
+    @override
+    def _build_mlp_extractor(self) -> None:
+        # SB3 builds the optimiser right after this, so it holds the memories' parameters too.
+        self.rnn = self._make_rnn()
+        if not self.share_features_extractor:
+            self.vf_rnn = self._make_rnn()
+        self.mlp_extractor = MlpExtractor(self.rnn_hidden_size, self.net_arch, self.activation_fn, device=self.device)
+
+    def _make_rnn(self) -> TrialRNN:
+        return TrialRNN(self.rnn_type, self.features_dim, self.rnn_hidden_size, self.n_rnn_layers)
+
+    @override
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
+        if not isinstance(self.action_dist, CategoricalDistribution):
+            return super()._get_action_dist_from_latent(latent_pi)
+        # As SB3 does, without the checks of `validate_args`, a fifth of a rollout step.
+        self.action_dist.distribution = Categorical(logits=self.action_net(latent_pi), validate_args=False)
+        return self.action_dist
+
+    @override
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        memory = {
+            "rnn_type": self.rnn_type,
+            "rnn_hidden_size": self.rnn_hidden_size,
+            "n_rnn_layers": self.n_rnn_layers,
+            "share_features_extractor": self.share_features_extractor,
+        }
+        return super()._get_constructor_parameters() | memory
+
+
+def _is_packed(obs: object) -> TypeGuard[PackedTrials]:
+    return isinstance(obs, PackedTrials)

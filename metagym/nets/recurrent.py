@@ -1,0 +1,132 @@
+"""The memory of a trial: one recurrent network, run a step at a time or over whole trials."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import torch as th
+from torch import nn
+from torch.nn.utils import rnn
+from typing_extensions import override
+
+from metagym.errors import ConfigError
+from metagym.nets.gru import gru_sequence
+
+__all__ = ["PackedTrials", "RNNState", "TrialRNN"]
+
+RNNState: TypeAlias = tuple[th.Tensor, ...]
+"""``(h,)`` of a GRU or ``(h, c)`` of an LSTM, each (layers, N, H)."""
+
+
+class PackedTrials(NamedTuple):
+    """Whole trials side by side, without padding.
+
+    Attributes:
+        data: (n, ...), the first step of every trial, then the second step of every trial that has one, and so
+            on; trials in order of decreasing length, n the number of steps of all of them together.
+        batch_sizes: number of trials that have a step t, for every t; not increasing, sums to n.
+    """
+
+    data: th.Tensor
+    batch_sizes: tuple[int, ...]
+
+
+class TrialRNN(nn.Module):
+    """A GRU or an LSTM whose state is zero at a trial's start.
+
+    Args:
+        rnn_type: "gru" or "lstm".
+        input_size: D, width of the features it reads.
+        hidden_size: H, width of its output.
+        n_layers: number of stacked layers.
+
+    Raises:
+        ConfigError: for an unknown type, or sizes below 1.
+    """
+
+    def __init__(self, rnn_type: str, input_size: int, hidden_size: int, n_layers: int) -> None:
+        super().__init__()
+        if rnn_type not in {"gru", "lstm"}:
+            raise ConfigError(f"rnn_type is 'gru' or 'lstm', not {rnn_type!r}.")
+        if hidden_size < 1 or n_layers < 1:
+            raise ConfigError(f"rnn_hidden_size and n_rnn_layers are at least 1, not {hidden_size} and {n_layers}.")
+        self.rnn_type = rnn_type
+        self.rnn: nn.GRU | nn.LSTM = (nn.GRU if rnn_type == "gru" else nn.LSTM)(input_size, hidden_size, n_layers)
+        self._initialise()
+
+    @property
+    def n_parts(self) -> int:
+        """Number of tensors in the state."""
+        return 1 if self.rnn_type == "gru" else 2
+
+    def zero_state(self, n_rows: int) -> RNNState:
+        """The state before a trial's first step, each part (layers, N, H)."""
+        weight = self._weights(0)[1]
+        shape = (self.rnn.num_layers, n_rows, self.rnn.hidden_size)
+        return tuple(weight.new_zeros(shape) for _ in range(self.n_parts))
+
+    def step(self, features: th.Tensor, state: RNNState) -> tuple[th.Tensor, RNNState]:
+        """One step of every row.
+
+        Args:
+            features: (N, D).
+            state: the state before it.
+
+        Returns:
+            Output (N, H) and the state after it.
+        """
+        out = features
+        layers: list[RNNState] = []
+        for layer in range(self.rnn.num_layers):
+            before = tuple(part[layer] for part in state)
+            after = self._cell(out, before, self._weights(layer))
+            out = after[0]
+            layers.append(after)
+        if len(layers) == 1:
+            return out, tuple(part.unsqueeze(0) for part in layers[0])
+        return out, tuple(th.stack(parts) for parts in zip(*layers, strict=True))
+
+    @override
+    def forward(self, trials: PackedTrials) -> th.Tensor:
+        """Outputs (n, H) along whole trials, each from the zero state, in the order of ``trials.data`` (n, D)."""
+        data, batch_sizes = trials
+        if data.is_cuda:
+            packed = rnn.PackedSequence(data, th.tensor(batch_sizes))
+            out: th.Tensor = self.rnn(packed)[0].data
+            return out
+        if self.rnn_type == "gru":
+            for layer in range(self.rnn.num_layers):
+                data = gru_sequence(data, *self._weights(layer), batch_sizes)
+            return data
+        return self._lstm_sequence(data, batch_sizes)
+
+    def _lstm_sequence(self, data: th.Tensor, batch_sizes: tuple[int, ...]) -> th.Tensor:
+        # PyTorch's fused CPU kernel takes padded sequences only. Time is causal, so a padded tail cannot reach
+        # the steps before it, and the tail itself is dropped.
+        if batch_sizes[-1] == batch_sizes[0]:
+            dense = data.view(len(batch_sizes), batch_sizes[0], -1)
+            out: th.Tensor = self.rnn(dense)[0]
+            return out.reshape(len(data), -1)
+        sizes = th.tensor(batch_sizes)
+        padded, lengths = rnn.pad_packed_sequence(rnn.PackedSequence(data, sizes))
+        return rnn.pack_padded_sequence(self.rnn(padded)[0], lengths).data
+
+    def _cell(self, features: th.Tensor, state: RNNState, weights: tuple[th.Tensor, ...]) -> RNNState:
+        if self.rnn_type == "gru":
+            return (th.gru_cell(features, state[0], *weights),)
+        return tuple(th.lstm_cell(features, state, *weights))
+
+    def _weights(self, layer: int) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        net: Any = self.rnn
+        ih, hh = getattr(net, f"weight_ih_l{layer}"), getattr(net, f"weight_hh_l{layer}")
+        return ih, hh, getattr(net, f"bias_ih_l{layer}"), getattr(net, f"bias_hh_l{layer}")
+
+    def _initialise(self) -> None:
+        """Orthogonal weights per gate and zero biases, but for an LSTM's forget gates, which start open."""
+        size = self.rnn.hidden_size
+        for name, parameter in self.rnn.named_parameters():
+            if "bias" in name:
+                nn.init.zeros_(parameter)
+                if self.rnn_type == "lstm" and "bias_hh" in name:
+                    nn.init.ones_(parameter.data[size : 2 * size])
+                continue
+            for gate in th.split(parameter.data, size):
+                nn.init.orthogonal_(gate)

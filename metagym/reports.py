@@ -1,0 +1,82 @@
+"""What the command line shows of results: tables and pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from metagym.curves import AdaptationCurve
+from metagym.errors import ConfigError
+
+__all__ = ["adaptation_table", "draw", "share_of_optimum"]
+
+
+def share_of_optimum(curve: AdaptationCurve) -> str:
+    """The last episode's mean as a percentage of the known-task optimum's."""
+    if curve.optimal is None or not curve.optimal.mean() > 0:
+        return "-"
+    return f"{100 * curve.mean[-1] / curve.optimal.mean():.0f} %"
+
+
+def adaptation_table(curves: Sequence[AdaptationCurve], *, title: str | None = None) -> Table:
+    """Mean return in each episode with its 95 % interval, a row a method, above random and the optimum.
+
+    Args:
+        curves: at least one; all of the same tasks and number of episodes.
+        title: above the table; by default what was played.
+    """
+    first = curves[0]
+    shown = _episodes_shown(first.num_episodes)
+    played = (
+        f"{first.env_id}, split {first.split}: {first.num_tasks} tasks, {first.num_runs} run(s); mean return [95 % CI]"
+    )
+    table = Table("", *(f"episode {episode + 1}" for episode in shown), "of optimum", title=title or played)
+    for curve in curves:
+        low, high = curve.interval("mean")
+        cells = [f"{curve.mean[e]:.3f} [{low[e]:.3f}, {high[e]:.3f}]" for e in shown]
+        table.add_row(curve.name, *cells, share_of_optimum(curve))
+    table.add_section()
+    table.add_row("random", *[f"{first.random.mean():.3f}"] * len(shown), "")
+    if first.optimal is not None:
+        table.add_row("optimum (task known)", *[f"{first.optimal.mean():.3f}"] * len(shown), "100 %")
+    return table
+
+
+def _episodes_shown(num_episodes: int) -> list[int]:
+    """At most six episodes, evenly spread, with the first and the last."""
+    return sorted(set(np.linspace(0, num_episodes - 1, min(num_episodes, 6)).round().astype(int).tolist()))
+
+
+def draw(sources: Sequence[Path], out: Path, *, statistic: str = "mean", y: str = "rollout/ep_rew_mean") -> Path:
+    """Draw adaptation curves from score files, or learning curves from run folders.
+
+    Args:
+        sources: score files (.npz), or folders that `metagym.runs.train` made.
+        out: the picture.
+        statistic: "mean" or "iqm", for scores.
+        y: column of the log, for folders.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ConfigError: if files and folders are mixed, or something is missing.
+    """
+    import pandas as pd
+
+    from metagym.plots import plot_adaptation, plot_learning, save_figure
+    from metagym.runs import read_progress
+
+    folders = [source for source in sources if source.is_dir()]
+    if folders and len(folders) != len(sources):
+        raise ConfigError("give either score files or run folders, not both")
+    if statistic not in {"mean", "iqm"}:
+        raise ConfigError(f"statistic {statistic!r} is unknown; accepted are 'mean' and 'iqm'")
+    if folders:
+        frames = [read_progress(folder).assign(run=str(folder)) for folder in folders]
+        figure = plot_learning(pd.concat(frames, ignore_index=True), y=y)
+    else:
+        curves = [AdaptationCurve.load(source) for source in sources]
+        figure = plot_adaptation(curves, statistic="iqm" if statistic == "iqm" else "mean")
+    return save_figure(figure, out)

@@ -1,0 +1,184 @@
+"""Collecting whole trials inside SB3's on-policy algorithms."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import override
+
+from metagym.errors import ConfigError
+from metagym.nets import RNNState, TrialActorCriticPolicy
+from metagym.rollout.buffer import TrialBuffer
+from metagym.types import Array, Bool
+
+__all__ = ["TrialRollouts", "uninterrupted"]
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Delay Ctrl-C to the end of the block, so that it cannot leave half a step or half an update behind.
+
+    Does nothing outside the main thread, or where somebody else handles the signal.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pending: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pending.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pending:
+        raise KeyboardInterrupt
+
+
+class TrialRollouts(OnPolicyAlgorithm):
+    """Mixed in before an SB3 on-policy class: collects whole trials with a memory, and trains as that class does.
+
+    A rollout has `n_steps` steps in every row, and goes on after that until at least one trial is complete.
+    Stopping `learn` at any step (a callback, Ctrl-C) leaves everything consistent: the next `learn` with
+    ``reset_num_timesteps=False`` continues the rollout where it stopped.
+    """
+
+    policy: TrialActorCriticPolicy
+    rollout_buffer: TrialBuffer
+
+    @override
+    def _setup_model(self) -> None:
+        if self.rollout_buffer_class is None:
+            self.rollout_buffer_class = TrialBuffer
+        if not issubclass(self.rollout_buffer_class, TrialBuffer):
+            raise ConfigError(f"rollout_buffer_class must be a TrialBuffer, not {self.rollout_buffer_class.__name__}.")
+        super()._setup_model()
+        if not isinstance(self.policy, TrialActorCriticPolicy):
+            raise ConfigError(
+                f"the policy must be a TrialActorCriticPolicy ('MlpPolicy'), not {type(self.policy).__name__}."
+            )
+        self._rollout_step = 0
+        self._memory: RNNState = self.policy.zero_state(getattr(self, "n_envs", 1))
+
+    @override
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            self.rollout_buffer.reset()
+            self._rollout_step = 0
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    @override
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        self.policy.set_training_mode(False)
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+        while self._rollout_step < n_rollout_steps or not self.rollout_buffer.completed:
+            if self.use_sde and self.sde_sample_freq > 0 and self._rollout_step % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            try:
+                with uninterrupted():
+                    actions, new_obs, rewards, dones, infos = self._advance(env)
+            except Exception:
+                self._last_obs = None  # env and learner may be a step apart: the next learn() resets the env
+                raise
+            # The step is on record, whole, before a callback may save, stop or raise.
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+        self.rollout_buffer.compute_returns_and_advantage()
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _advance(self, env: VecEnv) -> tuple[Array, Array, Array, Bool, list[dict[str, Any]]]:
+        """One step of every row, recorded."""
+        obs, starts = self._last_obs, self._last_episode_starts
+        if not isinstance(obs, np.ndarray) or starts is None:
+            raise ConfigError(f"rollouts of trials need one array of observations, not {type(obs).__name__}.")
+        with th.no_grad():
+            chosen, values, log_probs, memory = self.policy.step(
+                th.as_tensor(obs, device=self.device),
+                self._memory,
+                th.as_tensor(starts, device=self.device) if starts.any() else None,
+            )
+        actions = chosen.cpu().numpy()
+        new_obs, rewards, dones, infos = env.step(self._to_env(actions))
+        self.num_timesteps += env.num_envs
+        if dones.any():
+            rewards = self._finish_trials(rewards, np.flatnonzero(dones), infos, memory)
+        self.rollout_buffer.add(obs, actions, rewards, dones, values, log_probs)
+        self._memory = memory
+        self._last_obs = new_obs  # type: ignore[assignment]
+        self._last_episode_starts = dones
+        self._rollout_step += 1
+        return actions, np.asarray(new_obs), rewards, dones, infos
+
+    def _to_env(self, actions: Array) -> Array:
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, self.action_space.low, self.action_space.high)
+
+    def _finish_trials(self, rewards: Array, ended: Array, infos: list[dict[str, Any]], memory: RNNState) -> Array:
+        """Log the trials that ended; where one was only cut off, add the value of what it ended in (N,)."""
+        self._update_info_buffer([infos[row] for row in ended], np.ones(len(ended), np.bool_))
+        for row in ended:
+            last_obs = infos[row].get("terminal_observation")
+            if last_obs is None or not infos[row].get("TimeLimit.truncated", False):
+                continue
+            with th.no_grad():
+                obs = self.policy.obs_to_tensor(last_obs)[0]
+                value = self.policy.value(th.as_tensor(obs), tuple(part[:, row : row + 1] for part in memory))
+            rewards = rewards.copy()
+            rewards[row] += self.gamma * float(value)
+        return rewards
+
+    @override
+    def train(self) -> None:
+        with uninterrupted():
+            super().train()
+            self.rollout_buffer.release()
+            self._rollout_step = 0
+
+    def get_rollout_state(self) -> dict[str, Array]:
+        """What the next step depends on besides parameters and env, as a flat dict of arrays."""
+        arrays = {f"buffer/{name}": column for name, column in self.rollout_buffer.get_state().items()}
+        arrays["rollout_step"] = np.array(self._rollout_step)
+        for place, part in enumerate(self._memory):
+            arrays[f"memory/{place}"] = part.cpu().numpy().copy()
+        if isinstance(self._last_obs, np.ndarray) and self._last_episode_starts is not None:
+            arrays["last_obs"] = self._last_obs.copy()
+            arrays["last_episode_starts"] = self._last_episode_starts.copy()
+        return arrays
+
+    def set_rollout_state(self, arrays: dict[str, Array]) -> None:
+        """Continue from what `get_rollout_state` of an equal learner returned."""
+        prefix = "buffer/"
+        buffer = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        self.rollout_buffer.set_state(buffer)
+        self._rollout_step = int(arrays["rollout_step"])
+        parts = sorted(name for name in arrays if name.startswith("memory/"))
+        self._memory = tuple(th.tensor(arrays[name], device=self.device) for name in parts)
+        self._last_obs = arrays["last_obs"].copy() if "last_obs" in arrays else None
+        if "last_episode_starts" in arrays:
+            self._last_episode_starts = arrays["last_episode_starts"].copy()
