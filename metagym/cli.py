@@ -76,9 +76,7 @@ def envs(
     for env_id in family_ids():
         family = make_family(env_id)
         what = (type(family).__doc__ or "").strip().splitlines()[0]
-        table.add_row(
-            env_id, what, str(family.observation_space), str(family.action_space), str(family.episode_length)
-        )
+        table.add_row(env_id, what, str(family.observation_space), str(family.action_space), str(family.episode_length))
     console.print(table)
     console.print("`metagym envs ID` shows one in full; in Python: gymnasium.make(ID), after `import metagym`.")
 

@@ -14,7 +14,7 @@ from metagym.noise import advance, subkeys, uniforms
 from metagym.tasks import Task, content_ids, content_words
 from metagym.types import Array, Bool, Float, Int, Keys
 
-__all__ = ["Predicate", "TaskDistribution", "restore_tasks"]
+__all__ = ["Predicate", "TaskDistribution", "check_count", "restore_tasks"]
 
 Predicate = Callable[[Any], Bool]
 TEST_FRACTION = 0.2
@@ -222,11 +222,10 @@ class TaskDistribution:
         """One task, or a list of n; n draws equal n single ones from the same generator.
 
         Raises:
-            ConfigError: if n < 1.
+            ConfigError: if n is no integer of at least 1.
         """
-        if n is not None and n < 1:
-            raise ConfigError(f"the number of tasks must be at least 1, got {n}")
-        keys = rng.integers(0, 2**64, size=n or 1, dtype=np.uint64)
+        size = 1 if n is None else check_count(n)
+        keys = rng.integers(0, 2**64, size=size, dtype=np.uint64)
         tasks = restore_tasks(self.family, self.draw(keys)[0])
         return tasks[0] if n is None else tasks
 
@@ -287,6 +286,17 @@ class TaskDistribution:
     def __repr__(self) -> str:
         part = "ood" if self._region == "ood" else self._split
         return f"TaskDistribution({self.family.name!r}, part={part!r}, filters={len(self._predicates)})"
+
+
+def check_count(n: Any) -> int:
+    """Refuse what is no number of tasks.
+
+    Raises:
+        ConfigError: if `n` is no integer of at least 1.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ConfigError(f"the number of tasks must be an integer of at least 1, got {n!r}")
+    return int(n)
 
 
 def restore_tasks(family: Family[Any, Any], params: Params) -> list[Task]:

@@ -27,7 +27,7 @@ def load_family(entry_point: str) -> type[Family[Any, Any]]:
     module, _, name = entry_point.partition(":")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as missing:
+    except (ImportError, AttributeError, TypeError, ValueError) as missing:
         raise ConfigError(f"no family at {entry_point!r} ('package.module:Class' is expected): {missing}") from missing
     if not (isinstance(found, type) and issubclass(found, Family)):
         raise ConfigError(f"{entry_point!r} is no subclass of metagym.Family")
@@ -45,6 +45,10 @@ def make_env(
     """The scalar entry point of every id; keywords not named here are the family's."""
     instance = load_family(family)(**family_kwargs)
     return TaskEnv(instance, split=split, render_mode=render_mode, reveal_task=reveal_task)
+
+
+# Gymnasium reads it off the entry point to offer "human" and "rgb_array_list" with its own wrappers.
+make_env.metadata = TaskEnv.metadata  # type: ignore[attr-defined]
 
 
 def make_vector_env(

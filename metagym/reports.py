@@ -20,32 +20,37 @@ def share_of_optimum(curve: AdaptationCurve) -> str:
 
 
 def adaptation_table(curves: Sequence[AdaptationCurve], *, title: str | None = None) -> Table:
-    """Mean return in each episode with its 95 % interval, a row a method, above random and the optimum.
+    """Mean return in each episode with its 95 % interval, a column a method, beside random and the optimum.
 
     Args:
         curves: at least one; all of the same tasks and number of episodes.
         title: above the table; by default what was played.
     """
     first = curves[0]
-    shown = _episodes_shown(first.num_episodes)
     played = (
         f"{first.env_id}, split {first.split}: {first.num_tasks} tasks, {first.num_runs} run(s); mean return [95 % CI]"
     )
-    table = Table("", *(f"episode {episode + 1}" for episode in shown), "of optimum", title=title or played)
-    for curve in curves:
-        low, high = curve.interval("mean")
-        cells = [f"{curve.mean[e]:.3f} [{low[e]:.3f}, {high[e]:.3f}]" for e in shown]
-        table.add_row(curve.name, *cells, share_of_optimum(curve))
-    table.add_section()
-    table.add_row("random", *[f"{first.random.mean():.3f}"] * len(shown), "")
+    table = Table("episode", *(curve.name for curve in curves), "random", title=title or played, title_justify="left")
     if first.optimal is not None:
-        table.add_row("optimum (task known)", *[f"{first.optimal.mean():.3f}"] * len(shown), "100 %")
+        table.add_column("optimum")
+    intervals = [curve.interval("mean") for curve in curves]
+    for episode in _episodes_shown(first.num_episodes):
+        cells = [
+            f"{curve.mean[episode]:.2f} [{low[episode]:.2f}, {high[episode]:.2f}]"
+            for curve, (low, high) in zip(curves, intervals, strict=True)
+        ]
+        limits = [first.random] if first.optimal is None else [first.random, first.optimal]
+        table.add_row(str(episode + 1), *cells, *(f"{limit.mean():.2f}" for limit in limits))
+    if first.optimal is not None:
+        table.add_section()
+        shares = [share_of_optimum(curve) for curve in curves]
+        table.add_row("of optimum", *shares, f"{100 * first.random.mean() / first.optimal.mean():.0f} %", "100 %")
     return table
 
 
 def _episodes_shown(num_episodes: int) -> list[int]:
-    """At most six episodes, evenly spread, with the first and the last."""
-    return sorted(set(np.linspace(0, num_episodes - 1, min(num_episodes, 6)).round().astype(int).tolist()))
+    """At most ten episodes, evenly spread, with the first and the last."""
+    return sorted(set(np.linspace(0, num_episodes - 1, min(num_episodes, 10)).round().astype(int).tolist()))
 
 
 def draw(sources: Sequence[Path], out: Path, *, statistic: str = "mean", y: str = "rollout/ep_rew_mean") -> Path:

@@ -111,7 +111,7 @@ class _Checkpoints(BaseCallback):
     @override
     def _on_step(self) -> bool:
         if time.monotonic() - self._last >= self._seconds:
-            self.model.save(self._path, resume=True)  # type: ignore[call-arg]
+            self.model.save(self._path)
             self._last = time.monotonic()
         return True
 
@@ -154,23 +154,28 @@ def train(
         _make_folder(out)
     config.write(out)
     agent.set_logger(Logger(str(out), _writers(out, config)))
-    if not resume:
-        agent.save(checkpoint, resume=True)
-    steps = config.total_timesteps - agent.num_timesteps
+    try:
+        _learn(agent, config.total_timesteps, checkpoint, checkpoint_seconds, progress_bar)
+    finally:
+        agent.logger.close()
+    agent.save(final)
+    return final
+
+
+def _learn(agent: Any, total_timesteps: int, checkpoint: Path, seconds: float, progress_bar: bool) -> None:
+    """Train up to `total_timesteps`, with a checkpoint before, between and after."""
+    agent.save(checkpoint)
+    steps = total_timesteps - agent.num_timesteps
     try:
         if steps > 0:
-            callback = _Checkpoints(checkpoint, checkpoint_seconds)
+            callback = _Checkpoints(checkpoint, seconds)
             agent.learn(steps, callback, reset_num_timesteps=False, progress_bar=progress_bar)
     except KeyboardInterrupt:
         # Learners leave themselves consistent when they are interrupted; after any other error they may not be, and
         # the last checkpoint stays.
-        agent.save(checkpoint, resume=True)
+        agent.save(checkpoint)
         raise
-    finally:
-        agent.logger.close()
-    agent.save(checkpoint, resume=True)
-    agent.save(final)
-    return final
+    agent.save(checkpoint)
 
 
 def _make_folder(out: Path) -> None:

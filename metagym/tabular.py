@@ -93,7 +93,9 @@ class TabularFamily(Family[Position, ParamsT]):
 
     @override
     def initial(self, params: ParamsT, noise: Float) -> Position:
-        return Position(np.full(len(noise), self.start, dtype=np.int64))
+        cell = np.empty(len(noise), dtype=np.int64)
+        cell.fill(self.start)
+        return Position(cell)
 
     @override
     def step(self, state: Position, action: Array, params: ParamsT, noise: Float) -> Step[Position]:
@@ -106,8 +108,7 @@ class TabularFamily(Family[Position, ParamsT]):
         entry += action
         if num_outcomes > 1:
             entry *= num_outcomes
-            for threshold in thresholds(table.probability):
-                entry += noise[:, 0] >= threshold
+            entry += outcomes(table.probability, noise[:, 0])
         index = self._flat_successors.take(entry)
         # Widened once: `take` would widen the same small integers three times.
         kind = table.kind.reshape(-1).take(_row_offsets(num_rows, num_states) + index).astype(np.intp)
@@ -167,6 +168,13 @@ class TabularFamily(Family[Position, ParamsT]):
             action_value = gain + np.einsum("nsak,nsak->nsa", continues, value[rows, dense.successor])
             value = action_value.max(axis=2) if greedy else action_value.mean(axis=2)
         return value
+
+
+def outcomes(probability: tuple[Float, ...], draw: Float) -> Array:
+    """The outcome that each uniform stands for, int8 (N,)."""
+    # Counted in bytes: adding booleans to wider integers costs a conversion each time.
+    passed = [(draw >= threshold).view(np.int8) for threshold in thresholds(probability)]
+    return sum(passed[1:], start=passed[0])
 
 
 def thresholds(probability: tuple[Float, ...]) -> list[Float]:

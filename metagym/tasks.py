@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -16,6 +18,8 @@ from metagym.noise import GAMMA, mix
 from metagym.types import Array, Int, Keys
 
 __all__ = ["Task", "TaskSet", "content_ids", "content_words"]
+
+_PREFIX = "field:"
 
 
 def _words(column: Array) -> Keys:
@@ -62,20 +66,25 @@ class Task(Mapping[str, np.ndarray]):
 
     Args:
         family: name of the family the task belongs to.
-        fields: the free parameters. They are copied; use `TaskDistribution.coerce` to validate them.
+        fields: the free parameters: booleans, integers and floats of up to 64 bits. They are copied; use
+            `TaskDistribution.coerce` to validate them.
+
+    Raises:
+        TaskError: if there are no fields, or one holds something else.
     """
 
-    __slots__ = ("_fields", "_id", "family")
+    __slots__ = ("_family", "_fields", "_id")
 
     def __init__(self, family: str, fields: Mapping[str, ArrayLike]) -> None:
-        self.family = family
-        self._fields: dict[str, Array] = {}
-        for name in sorted(fields):
-            value = np.array(fields[name], order="C")
-            value.setflags(write=False)
-            self._fields[name] = value
+        self._family = family
+        self._fields: dict[str, Array] = {name: _frozen(name, fields[name]) for name in sorted(fields, key=str)}
         columns = {name: value[None] for name, value in self._fields.items()}
         self._id = int(content_ids(content_words(family, columns))[0])
+
+    @property
+    def family(self) -> str:
+        """Name of the family the task belongs to."""
+        return self._family
 
     @property
     def id(self) -> int:
@@ -138,8 +147,24 @@ class Task(Mapping[str, np.ndarray]):
                 for name, field in data["fields"].items()
             }
             return cls(str(data["family"]), fields)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise TaskError(f"not a task in JSON as Task.to_json writes it: {error}") from error
+
+
+def _frozen(name: str, value: ArrayLike) -> Array:
+    """A copy in C and native byte order that cannot be made writeable."""
+    try:
+        array = np.array(value, order="C")
+    except ValueError as ragged:
+        raise TaskError(f"{name}={value!r} is no array of numbers") from ragged
+    if not isinstance(name, str) or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8 or not array.size:
+        raise TaskError(
+            f"a field is a name with an array of booleans, integers or floats of up to 64 bits, of at least one; "
+            f"got {name!r} with {array.dtype} of shape {array.shape}"
+        )
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array.setflags(write=False)
+    return array.view()  # of an owner that is read-only, a view cannot be made writeable again
 
 
 def _same(left: Array, right: Array) -> bool:
@@ -166,6 +191,9 @@ class TaskSet(Sequence[Task]):
     def __init__(self, tasks: Sequence[Task]) -> None:
         if not tasks:
             raise TaskError("a TaskSet needs at least one task, got none")
+        for task in tasks:
+            if not isinstance(task, Task):
+                raise TaskError(f"a TaskSet holds Tasks, got {type(task).__name__}")
         kinds = {_kind(task) for task in tasks}
         if len(kinds) > 1:
             raise TaskError(f"the tasks of a TaskSet must be of one kind, got {sorted(map(str, kinds))}")
@@ -216,11 +244,12 @@ class TaskSet(Sequence[Task]):
             The path written.
         """
         path = Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
-        columns = {f"field:{name}": np.stack([task[name] for task in self]) for name in self._tasks[0]}
+        columns = {f"{_PREFIX}{name}": np.stack([task[name] for task in self]) for name in self._tasks[0]}
         partial = path.with_name(f".{path.name}.partial")
         try:
             with partial.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, family=np.array(self.family), **columns)
+                head = {"family": np.array(self.family), "fingerprint": np.array(self.fingerprint)}
+                np.savez_compressed(file, allow_pickle=False, **head, **columns)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -235,26 +264,40 @@ class TaskSet(Sequence[Task]):
             TaskError: if the file is no task set.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
-                family = str(data["family"])
-                columns = {name.removeprefix("field:"): data[name] for name in data.files if name != "family"}
+            family, fingerprint, columns = _read(path)
+            (num_tasks,) = {len(column) for column in columns.values()}
+            rows = range(num_tasks)
+            loaded = cls([Task(family, {name: column[row] for name, column in columns.items()}) for row in rows])
+            if loaded.fingerprint != fingerprint:
+                raise ValueError(f"its fingerprint is {loaded.fingerprint}, {fingerprint} was saved")
         except FileNotFoundError:
             raise
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            EOFError,
-            zipfile.BadZipFile,
-        ) as error:
+        except _UNREADABLE as error:
             raise TaskError(f"{path} is no task set as TaskSet.save writes it: {error}") from error
-        lengths = {len(column) for column in columns.values()}
-        if len(lengths) != 1:
-            raise TaskError(f"{path} is no task set: its fields have lengths {sorted(lengths)}")
-        rows = range(lengths.pop())
-        return cls([Task(family, {name: column[row] for name, column in columns.items()}) for row in rows])
+        return loaded
+
+
+# What NumPy and zipfile raise for files that are damaged, or of another kind.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, SyntaxError, NotImplementedError, RuntimeError,
+    MemoryError, OverflowError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+
+
+def _read(path: str | Path) -> tuple[str, str, dict[str, Array]]:
+    # Opened here, since NumPy leaves a file that it cannot read open.
+    with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as data:
+        family, fingerprint = data["family"], data["fingerprint"]
+        if family.dtype.kind != "U" or family.ndim:
+            raise ValueError(f"the family is {family!r}")
+        names = [name for name in data.files if name not in {"family", "fingerprint"}]
+        return str(family), str(fingerprint), {_field_name(name): data[name] for name in names}
+
+
+def _field_name(name: str) -> str:
+    if not name.startswith(_PREFIX):
+        raise ValueError(f"it holds {name!r}")
+    return name.removeprefix(_PREFIX)
 
 
 def _kind(task: Task) -> tuple[Any, ...]:

@@ -327,7 +327,7 @@ class Reptile(BaseAlgorithm):
         """
         made = task_vec_env(env, n_envs=self.n_envs, split=self.split, env_kwargs=None)
         super().set_env(made, force_reset)
-        self.learner.set_env(made, force_reset)
+        self.learner.set_env(require_env(self.env), force_reset)
         self.env_id, self.env_kwargs = (env if isinstance(env, str) else None), None
 
     @override

@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from metagym.algos.reptile_env import copy_vec_env, give_task, require_env, vec_env
+from metagym.algos.reptile_env import copy_vec_env, give_task, require_env, vec_env, vec_env_of_copies
 from metagym.algos.reptile_inner import adaptation_arguments, rollout_size
 from metagym.learner_state import LearnerState, preserved_rng, reset_running_state
 
@@ -59,8 +59,11 @@ def adapt_learner(agent: "Reptile", task: Any, budget: int, seed: int | None) ->
 
 
 def _adaptation_env(agent: "Reptile", task: Any, seed: int | None) -> VecEnv:
-    if isinstance(task, str | gym.Env | VecEnv | gym.vector.VectorEnv):
-        env = vec_env(task, n_envs=agent.n_envs)
+    if isinstance(task, gym.Env):
+        # Copies, and not a native env of its family, because its pin counts here.
+        env = vec_env_of_copies(task, agent.n_envs)
+    elif isinstance(task, str | VecEnv | gym.vector.VectorEnv):
+        env = vec_env(task, n_envs=agent.n_envs, split=agent.split)
     else:
         env = copy_vec_env(require_env(agent.env))
         give_task(env, task)

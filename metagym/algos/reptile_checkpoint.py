@@ -78,7 +78,16 @@ def load_agent(
         agent._resumed_rng = _part("rng", arrays)
     except MetagymError:
         raise
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, AssertionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        ValueError,
+        ArithmeticError,
+        AssertionError,
+        RuntimeError,
+    ) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from error
     return agent
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium import error
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from metagym.algos.reptile_inner import check_counts
 from metagym.engine import TaskEnv, TaskVectorEnv
@@ -29,13 +29,14 @@ __all__ = [
 ]
 
 DEFAULT_N_ENVS = 8
+METAGYM_ENTRY_POINT = "metagym.registry:make_vector_env"
 _ACCEPTED = "an id, an env or a vector env (Gymnasium's or SB3's) whose envs have sample_task() and set_task(task)"
 
 
 def is_builtin(env_id: Any, env_kwargs: dict[str, Any] | None) -> bool:
     """Whether an id and keywords make an env of a registered family, importing nothing else."""
     spec = gym.registry.get(env_id) if isinstance(env_id, str) else None
-    if spec is None or spec.vector_entry_point != "metagym.registry:make_vector_env":
+    if spec is None or spec.vector_entry_point != METAGYM_ENTRY_POINT:
         return False
     # This keyword of the entry point is a path to import.
     return "family" not in (env_kwargs or {})
@@ -88,17 +89,14 @@ def _from_id(env_id: str, n_envs: int, split: str | None, env_kwargs: dict[str, 
     if "family" in env_kwargs:
         raise ConfigError("env_kwargs may not name another family: register it under an id of its own")
     try:
-        spec = gym.spec(env_id)
-        if spec.vector_entry_point is None:
+        if gym.spec(env_id).vector_entry_point != METAGYM_ENTRY_POINT:
             return make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
-        if spec.vector_entry_point == "metagym.registry:make_vector_env":
-            env_kwargs = {"split": split, **env_kwargs}
         made = gym.make_vec(
             env_id,
             num_envs=n_envs,
             vectorization_mode="vector_entry_point",
             autoreset_mode=AutoresetMode.SAME_STEP,
-            **env_kwargs,
+            **{"split": split, **env_kwargs},
         )
     except (error.Error, TypeError) as wrong:
         raise ConfigError(f"no env {env_id!r} can be made with {env_kwargs}: {wrong}") from wrong
@@ -117,11 +115,18 @@ def _from_scalar(env: gym.Env[Any, Any], n_envs: int) -> VecEnv:
             distribution=bare.task_distribution,
         )
         return VecMonitor(VectorEnvAdapter(native))
-    if not (hasattr(env.unwrapped, "sample_task") and hasattr(env.unwrapped, "set_task")):
-        raise ConfigError(f"Reptile needs {_ACCEPTED}; {_describe(env)} has no tasks")
-    copies = [copy.deepcopy(env) for _ in range(n_envs)]
+    return vec_env_of_copies(env, n_envs)
+
+
+def vec_env_of_copies(env: gym.Env[Any, Any], n_envs: int) -> VecEnv:
+    """A vector env whose rows are copies of a scalar env and its task, with random streams of their own.
+
+    Raises:
+        ConfigError: if the env cannot be copied.
+    """
+    copies = [_copy(env, {}) for _ in range(n_envs)]
     made = DummyVecEnv([lambda row=row: Monitor(row) for row in copies])  # type: ignore[misc]
-    made.seed()  # the copies' random streams must differ
+    made.seed()
     return made
 
 
@@ -185,16 +190,38 @@ def copy_vec_env(env: VecEnv) -> VecEnv:
     Raises:
         ConfigError: if the env cannot be copied (its rows are processes, or hold something unique).
     """
-    inner = copy_vec_env(env.venv) if isinstance(env, VecEnvWrapper) else None
-    memo = {} if inner is None else {id(env.venv): inner}  # type: ignore[attr-defined]
-    try:
-        copied = copy.deepcopy(env, memo)
-    except Exception as cause:  # whatever a foreign env raises, the way out is the same
-        raise ConfigError(f"{_describe(env)} cannot be copied: give adapt an env that holds the task") from cause
+    workers = env.env.unwrapped if isinstance(env, VectorEnvAdapter) else env
+    if isinstance(workers, SubprocVecEnv | AsyncVectorEnv):
+        # A copy would share the pipes to the processes, and close them when it is collected.
+        raise ConfigError(
+            f"the processes of {_describe(workers)} cannot be copied: give adapt an env that holds the task"
+        )
+    copied: VecEnv = _copy(env, {})
     if isinstance(copied, VecNormalize):
-        # It leaves its inner env out of copies.
-        copied.set_venv(inner)  # type: ignore[arg-type]
         copied.training = False
+    return copied
+
+
+def _copy(env: Any, memo: dict[int, Any]) -> Any:
+    source = native_env(env) or getattr(env, "unwrapped", None)
+    for shared in ("family", "task_distribution"):
+        # Without state of their own, and the family's tables may be large.
+        part = getattr(source, shared, None)
+        memo[id(part)] = part
+    try:
+        return _copy_wrapper(env, memo) if isinstance(env, VecEnvWrapper) else copy.deepcopy(env, memo)
+    except ConfigError:
+        raise
+    except Exception as cause:  # whatever a foreign env raises, the way out is the same
+        raise ConfigError(f"{_describe(env)} cannot be copied: give an SB3 vector env instead") from cause
+
+
+def _copy_wrapper(env: VecEnvWrapper, memo: dict[int, Any]) -> VecEnv:
+    # Not deepcopy of the whole: a wrapper without its attributes sends every question round in circles, and what it
+    # keeps of its class cannot be copied.
+    memo |= {id(env.venv): copy_vec_env(env.venv), id(env.class_attributes): env.class_attributes}
+    copied = type(env).__new__(type(env))
+    vars(copied).update({name: copy.deepcopy(value, memo) for name, value in vars(env).items()})
     return copied
 
 

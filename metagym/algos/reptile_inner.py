@@ -27,6 +27,8 @@ __all__ = [
 
 OWN_ARGUMENTS = frozenset({"policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log"})
 ROLLOUTS_PER_RUN = 4
+# A2C does not store these: it puts the optimiser that they describe into policy_kwargs.
+NOT_STORED = {"use_rms_prop": False, "rms_prop_eps": 1e-5}
 
 
 def check_counts(**counts: Any) -> None:
@@ -97,7 +99,7 @@ def inner_arguments(
     if "buffer_size" in defaults:
         arguments = {"buffer_size": timesteps, "learning_starts": 0, **arguments}
         if defaults.get("target_update_interval", 0) >= timesteps:
-            arguments.setdefault("target_update_interval", max(1, timesteps // 10))
+            arguments.setdefault("target_update_interval", max(n_envs, timesteps // 10))
     if issubclass(learner_class, OnPolicyAlgorithm) and "n_steps" in defaults:
         arguments |= _rollout_arguments(given, defaults, n_envs, timesteps)
     return arguments
@@ -127,10 +129,9 @@ def adaptation_arguments(arguments: Mapping[str, Any], n_envs: int, timesteps: i
     if "buffer_size" in fitted:
         fitted["buffer_size"] = max(fitted["buffer_size"], timesteps)
     elif "n_steps" in fitted:
-        n_steps = min(fitted["n_steps"], max(_fewest_steps(n_envs), timesteps // n_envs))
-        if n_steps < fitted["n_steps"] and fitted.get("batch_size"):
-            fitted["batch_size"] = _batch_size(fitted["batch_size"], n_steps * n_envs)
-        fitted["n_steps"] = n_steps
+        fitted["n_steps"] = min(fitted["n_steps"], max(_fewest_steps(n_envs), timesteps // n_envs))
+        if fitted.get("batch_size"):
+            fitted["batch_size"] = _batch_size(fitted["batch_size"], fitted["n_steps"] * n_envs)
     return fitted
 
 
@@ -171,8 +172,9 @@ def constructor_arguments(model: BaseAlgorithm) -> dict[str, Any]:
     Raises:
         ConfigError: if the learner does not store one of its arguments.
     """
-    arguments = {}
-    for name in _defaults(type(model)).keys() - OWN_ARGUMENTS - {"_init_setup_model", "monitor_wrapper"}:
+    names = _defaults(type(model)).keys() - OWN_ARGUMENTS - {"_init_setup_model", "monitor_wrapper"}
+    arguments: dict[str, Any] = {name: NOT_STORED[name] for name in names & NOT_STORED.keys()}
+    for name in sorted(names - NOT_STORED.keys()):
         stored = next((key for key in (f"{name}_schedule", name, f"_{name}") if key in vars(model)), None)
         if stored is None:
             raise ConfigError(f"{type(model).__name__} does not store its argument {name!r}: use Reptile(...) instead")

@@ -44,8 +44,9 @@ from metagym.tasks import Task
 __all__ = ["RL2", "RL2A2C", "RL2PPO"]
 
 DEFAULT_N_ENVS = 64
-# A rollout holds the fewest whole trials per row that give at least this many steps.
-MIN_ROLLOUT_STEPS = 4096
+# Steps of a rollout over all rows, unless that is less than a trial in each.
+ROLLOUT_STEPS = 4096
+PPO_DEFAULTS: dict[str, Any] = {"n_epochs": 4, "learning_rate": 2e-3, "gae_lambda": 0.6, "ent_coef": 0.01}
 
 
 class RL2(TrialRollouts):
@@ -121,7 +122,7 @@ class RL2(TrialRollouts):
         vec_env = None if env is None else self._source.vec_env(env, DEFAULT_N_ENVS)
         settings = copy.deepcopy(kwargs)
         if vec_env is not None:
-            settings = _defaults(self.learner_class, self._source.trial_steps(), vec_env.num_envs) | settings
+            settings = _defaults(self.learner_class, self._source, vec_env.num_envs) | settings
         self._settings = copy.deepcopy(settings) | {"policy": policy}
         with warnings.catch_warnings():
             # Minibatches are whole trials, dealt evenly: that batch_size does not divide the rollout is no matter.
@@ -183,6 +184,21 @@ class RL2(TrialRollouts):
             self.logger.record("meta/first_episode_return", float(first.mean()))
             self.logger.record("meta/last_episode_return", float(last.mean()))
         return True
+
+    @override
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Train in another env, with as many rows.
+
+        Args:
+            env: as for the constructor; trials have the same length as before, but for a VecEnv.
+            force_reset: begin it anew at the next `learn`.
+
+        Raises:
+            ConfigError: if it does not fit.
+        """
+        source = self._source
+        vec_env = source.check_vec_env(env) if isinstance(env, VecEnv) else source.vec_env(env, self.n_envs)
+        super().set_env(vec_env, force_reset)
 
     def make_env(
         self,
@@ -333,17 +349,13 @@ def _joined(cls: type[Any], learner_class: type[OnPolicyAlgorithm]) -> type[Any]
     return _JOINED[learner_class]
 
 
-def _defaults(learner_class: type[Any], trial_steps: int | None, n_envs: int) -> dict[str, Any]:
-    """Keywords that differ from SB3's, for trials of at most `trial_steps` steps."""
-    steps = trial_steps or 128
-    n_steps = steps * max(1, -(-MIN_ROLLOUT_STEPS // (steps * n_envs)))
+def _defaults(learner_class: type[Any], source: TrialSource, n_envs: int) -> dict[str, Any]:
+    """Keywords that differ from SB3's."""
+    n_steps = max(1, ROLLOUT_STEPS // n_envs)
+    trial_steps = source.trial_steps()
+    if trial_steps is not None and (trial_steps <= n_steps or source.steps_per_trial is not None):
+        # Trials of fixed length then leave nothing to carry over.
+        n_steps = trial_steps * -(-n_steps // trial_steps)
     if not issubclass(learner_class, PPO):
         return {"n_steps": n_steps}
-    return {
-        "n_steps": n_steps,
-        "batch_size": max(2, n_steps * n_envs // 4),
-        "n_epochs": 4,
-        "learning_rate": 1e-3,
-        "gae_lambda": 0.9,
-        "ent_coef": 0.01,
-    }
+    return {"n_steps": n_steps, "batch_size": max(2, n_steps * n_envs // 4), **PPO_DEFAULTS}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from metagym.algos.rl2_env import env_layers
 from metagym.errors import CheckpointError, ConfigError
@@ -100,7 +100,7 @@ def _rebuild(
     kwargs: dict[str, Any] = {}
     if isinstance(env, str):
         kwargs = stored | {"n_envs": meta["n_envs"]}
-    elif env is None or not hasattr(env, "get_attr") or hasattr(env, "single_action_space"):
+    elif not isinstance(env, VecEnv):
         kwargs = {name: stored[name] for name in ("episodes_per_trial", "steps_per_trial")}
     seed = settings.pop("seed", None)
     agent = cls(

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from metagym.distributions import TaskDistribution
-from metagym.engine import TaskEnv, TaskVectorEnv
+from metagym.engine import RowsVectorEnv, TaskEnv, TaskVectorEnv
 from metagym.errors import ConfigError
 from metagym.family import Family
 from metagym.wrappers import RL2Context, Trial
@@ -57,7 +57,12 @@ class TrialSource:
             ConfigError: if it is none of these, or does not fit the other arguments.
         """
         if isinstance(env, VecEnv):
-            return self._check_vec_env(env)
+            if self.episodes_per_trial is not None or self.steps_per_trial is not None:
+                raise ConfigError(
+                    "an SB3 VecEnv decides itself how long its trials are: "
+                    "give neither episodes_per_trial nor steps_per_trial."
+                )
+            return self.check_vec_env(env)
         self._check_trial()
         if isinstance(env, VectorEnv):
             vector_env: Any = env
@@ -120,12 +125,12 @@ class TrialSource:
         if self.n_envs not in {None, n_envs}:
             raise ConfigError(f"n_envs={self.n_envs}, but the vector env that was given has {n_envs} rows.")
 
-    def _check_vec_env(self, env: VecEnv) -> VecEnv:
-        if self.episodes_per_trial is not None or self.steps_per_trial is not None:
-            raise ConfigError(
-                "an SB3 VecEnv decides itself how long its trials are: "
-                "give neither episodes_per_trial nor steps_per_trial."
-            )
+    def check_vec_env(self, env: VecEnv) -> VecEnv:
+        """The same SB3 vector env, if its episodes are trials.
+
+        Raises:
+            ConfigError: if they are not.
+        """
         if not is_of_trials(env):
             raise ConfigError(
                 f"this {type(env).__name__} does not emit whole trials, whose ends alone may be `done`: put metagym's "
@@ -133,6 +138,10 @@ class TrialSource:
             )
         self._check_rows(env.num_envs)
         self._remember_tasks(env)
+        for layer in env_layers(env):
+            if isinstance(layer, RowsVectorEnv) and hasattr(layer, "episodes_per_trial"):
+                self.episodes_per_trial = layer.episodes_per_trial
+                self.steps_per_trial = layer.steps_per_trial  # type: ignore[attr-defined]
         return env
 
     def _make_vector_env(self, env: Any, n_envs: int) -> VectorEnv[Any, Any, Any]:
@@ -171,7 +180,7 @@ class TrialSource:
                 **self.env_kwargs,
             )
         except TypeError as wrong:
-            raise ConfigError(f"{env_id!r} cannot be made for RL2: {wrong}") from wrong
+            raise ConfigError(f"{env_id!r} is no environment of tasks, or env_kwargs do not fit it: {wrong}") from wrong
 
     def _remember_tasks(self, env: Any) -> None:
         for layer in env_layers(env):

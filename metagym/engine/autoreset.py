@@ -1,6 +1,7 @@
 """Autoreset, once, for every vector env of metagym: the engine's and the wrappers'."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -220,14 +221,19 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
         tasks = options.get("tasks")
         if tasks is None:
             return None
-        if len(tasks) != self.num_envs:
-            raise ConfigError(f"tasks must hold one task (or None) for each of {self.num_envs} rows, got {len(tasks)}")
+        if not isinstance(tasks, Sequence) or len(tasks) != self.num_envs:
+            given = len(tasks) if isinstance(tasks, Sequence) else repr(tasks)
+            raise ConfigError(f"tasks must hold one task (or None) for each of {self.num_envs} rows, got {given}")
         return [None if tasks[row] is None else self.coerce(tasks[row]) for row in rows]
 
     def _seeds(self, seed: Any) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        seeds = [seed + row for row in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
+        if isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+            seeds = list(seed)
+        else:
+            check_seed(seed)
+            seeds = [seed + row for row in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ConfigError(f"a list of seeds must have one for each of {self.num_envs} rows, got {len(seeds)}")
         for value in seeds:
@@ -235,22 +241,14 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
         return [None if value is None else int(value) for value in seeds]
 
     def _check_actions(self, actions: Any) -> Array:
-        actions = np.asarray(actions)
-        space = self.single_action_space
-        if actions.shape != self.action_space.shape:
-            raise ConfigError(f"actions have shape {actions.shape}; accepted is {self.action_space.shape}")
-        if not isinstance(space, spaces.Discrete):
-            if not np.isfinite(actions).all():
-                raise ConfigError("actions must be finite, got NaN or infinity")
-            return actions
-        if actions.dtype != np.int64:
-            if actions.dtype.kind not in "iu":
-                raise ConfigError(f"actions must be integers, got dtype {actions.dtype}")
-            actions = actions.astype(np.int64)
-        # Seen as unsigned, negative actions are huge: one reduction checks both ends.
-        if actions.view(np.uint64).max() >= space.n:
-            raise ConfigError(f"actions must be in 0..{space.n - 1}, got {actions.tolist()}")
-        return actions
+        shape, space = self.action_space.shape, self.single_action_space
+        try:
+            array: Array = np.asarray(actions)
+        except ValueError as ragged:
+            raise ConfigError(f"actions must be numbers of shape {shape}, got {actions!r}") from ragged
+        if array.shape != shape:
+            raise ConfigError(f"actions have shape {array.shape}; accepted is {shape}")
+        return _check_integers(array, space.n) if isinstance(space, spaces.Discrete) else _check_finite(array)
 
     # --- infos -------------------------------------------------------------------------------------------------
 
@@ -282,6 +280,25 @@ def check_seed(seed: Any) -> None:
     """
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0):
         raise ConfigError(f"a seed must be a non-negative integer or None, got {seed!r}")
+
+
+def _check_integers(actions: Array, num_actions: np.int64) -> Array:
+    if actions.dtype != np.int64:
+        if actions.dtype.kind not in "iu":
+            raise ConfigError(f"actions must be integers, got dtype {actions.dtype}")
+        actions = actions.astype(np.int64)
+    # Seen as unsigned, negative actions are huge: one reduction checks both ends.
+    if np.maximum.reduce(actions.view(np.uint64)) >= num_actions:
+        raise ConfigError(f"actions must be in 0..{num_actions - 1}, got {actions.tolist()}")
+    return actions
+
+
+def _check_finite(actions: Array) -> Array:
+    if actions.dtype.kind not in "fiu":
+        raise ConfigError(f"actions must be numbers, got dtype {actions.dtype}")
+    if not np.isfinite(actions).all():
+        raise ConfigError("actions must be finite, got NaN or infinity")
+    return actions
 
 
 def _merge(info: dict[str, Any], fresh: dict[str, Any], rows: Int) -> None:

@@ -13,7 +13,7 @@ from metagym.tabular import Position, Table, TabularFamily, thresholds
 from metagym.tasks import Task
 from metagym.types import Float, Keys
 
-__all__ = ["BatchRow", "Row", "TableRow"]
+__all__ = ["BatchRow", "Row", "TableRow", "walks_tables"]
 
 _NOISE_BLOCK = 512
 _TASK_BLOCK = 32
@@ -142,6 +142,18 @@ class BatchRow(Row):
     @override
     def state(self) -> Any:
         return self._state
+
+
+def walks_tables(family: Family[Any, Any]) -> bool:
+    """Whether the tables of a family are all there is to it: it neither steps nor observes in a way of its own."""
+    kind = type(family)
+    starts_anywhere = bool(family.num_initial_draws) or kind.initial is TabularFamily.initial
+    return (
+        isinstance(family, TabularFamily)
+        and kind.step is TabularFamily.step
+        and kind.observe is TabularFamily.observe
+        and starts_anywhere
+    )
 
 
 class TableRow(Row):

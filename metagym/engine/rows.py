@@ -6,6 +6,7 @@ import numpy as np
 
 from metagym.distributions import TaskDistribution
 from metagym.engine.streams import TaskRing
+from metagym.errors import ConfigError
 from metagym.family import Family, Params, Step
 from metagym.noise import advance, seed_keys, subkeys, uniforms
 from metagym.types import Array, Bool, Float, Int, Keys
@@ -37,6 +38,7 @@ class Rows:
         )
         self.task_ids: Int = np.zeros(num_rows, np.int64)
         self.elapsed: Int = np.zeros(num_rows, np.int64)
+        self._longest = 0
         self.state: Any = None
         self.pinned: Bool = np.zeros(num_rows, np.bool_)
         self._stale: Bool = np.zeros(num_rows, np.bool_)
@@ -144,8 +146,17 @@ class Rows:
         if active is None:
             self.dynamics += self._step_advance
         else:
-            self.dynamics += self._step_advance * active
+            np.add(self.dynamics, self._step_advance, out=self.dynamics, where=active)
         return noise
+
+    def truncations(self, terminated: Bool) -> Bool:
+        """Rows whose episode is over by its length alone, (N,)."""
+        # An upper bound of the clocks, kept as one number: most steps, no row can be due and no array is compared.
+        self._longest += 1
+        if self._longest < self.family.episode_length:
+            return np.zeros(self.num_rows, np.bool_)
+        self._longest = int(self.elapsed.max())
+        return np.greater(self.elapsed >= self.family.episode_length, terminated)
 
     def observe(self, rows: Int | None) -> Array:
         """Observations of all rows, or of some, freshly allocated."""
@@ -169,7 +180,12 @@ class Rows:
         return arrays
 
     def set_state(self, arrays: dict[str, Array]) -> None:
-        """Continue from what `get_state` returned."""
+        """Continue from what `get_state` returned.
+
+        Raises:
+            ConfigError: if the arrays are those of other rows; nothing is changed then.
+        """
+        self._check_state(arrays)
         if any(name.startswith("state/") for name in arrays):
             self.begin(np.arange(self.num_rows))
             self.state = type(self.state)(*(arrays[f"state/{name}"].copy() for name in self.state._fields))
@@ -184,4 +200,15 @@ class Rows:
         for name in ("dynamics", "task_ids", "elapsed", "pinned", "_stale", "_pin_ids"):
             getattr(self, name)[...] = arrays[name]
         self.sampling_key, self.num_sampled = arrays["sampling"][0], int(arrays["sampling"][1])
+        self._longest = int(self.elapsed.max())
         self._count_pins()
+
+    def _check_state(self, arrays: dict[str, Array]) -> None:
+        expected = {name: array.shape for name, array in self.get_state().items() if not name.startswith("state/")}
+        given = {name: array.shape for name, array in arrays.items() if name in expected}
+        rows = {len(array) for name, array in arrays.items() if name.startswith("state/")}
+        if given != expected or not rows <= {self.num_rows}:
+            differ = [name for name, shape in expected.items() if given.get(name) != shape]
+            raise ConfigError(
+                f"this state is of other rows than {self.num_rows} of {self.family.name}: {differ or 'state'} differ"
+            )

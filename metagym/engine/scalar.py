@@ -9,13 +9,12 @@ from gymnasium import error, spaces
 from numpy.typing import ArrayLike
 from typing_extensions import override
 
-from metagym.distributions import TaskDistribution, restore_tasks
+from metagym.distributions import TaskDistribution, check_count, restore_tasks
 from metagym.engine.autoreset import check_seed
-from metagym.engine.row import BatchRow, Row, TableRow
+from metagym.engine.row import BatchRow, Row, TableRow, walks_tables
 from metagym.errors import ConfigError
 from metagym.family import Family
 from metagym.noise import seed_keys
-from metagym.tabular import TabularFamily
 from metagym.tasks import Task
 
 __all__ = ["RENDER_MODES", "TaskEnv"]
@@ -70,7 +69,7 @@ class TaskEnv(gym.Env[Any, Any]):
         self.observation_space, self.action_space = family.observation_space, family.action_space
         self.task_space = family.task_space
         self.task_distribution = distribution or TaskDistribution(family).part(split)
-        row_type: type[Row] = TableRow if isinstance(family, TabularFamily) else BatchRow
+        row_type: type[Row] = TableRow if walks_tables(family) else BatchRow
         self._row = row_type(family, self.task_distribution)
         self._row.seed(seed_keys([int(np.random.SeedSequence().generate_state(1, np.uint64)[0])], 3)[0])
         self._pin: Task | None = None
@@ -143,7 +142,10 @@ class TaskEnv(gym.Env[Any, Any]):
         return observation, reward, terminated, truncated, self._info(False, success)
 
     def _check_box(self, action: Any) -> Any:
-        array = np.asarray(action)
+        try:
+            array = np.asarray(action)
+        except ValueError as ragged:
+            raise ConfigError(f"action must be {self.action_space}, got {action!r}") from ragged
         if array.shape != self.action_space.shape or array.dtype.kind not in "fiu":
             raise ConfigError(f"action must be {self.action_space}, got {action!r}")
         if not np.isfinite(array).all():
@@ -169,11 +171,9 @@ class TaskEnv(gym.Env[Any, Any]):
         """A list of n tasks from the same stream.
 
         Raises:
-            ConfigError: if n < 1.
+            ConfigError: if n is no integer of at least 1.
         """
-        if n < 1:
-            raise ConfigError(f"the number of tasks must be at least 1, got {n}")
-        return restore_tasks(self.family, self._row.sample(n))
+        return restore_tasks(self.family, self._row.sample(check_count(n)))
 
     def set_task(self, task: Task | Mapping[str, ArrayLike] | None) -> None:
         """Pin the task of all later trials, from the next reset on; None unpins.

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike
 from typing_extensions import override
 
-from metagym.distributions import TaskDistribution, restore_tasks
+from metagym.distributions import TaskDistribution, check_count, restore_tasks
 from metagym.engine.autoreset import RowStep, RowsVectorEnv
 from metagym.engine.rows import Rows
 from metagym.engine.scalar import RENDER_MODES, check_render_mode
@@ -78,8 +78,7 @@ class TaskVectorEnv(RowsVectorEnv):
     def step_rows(self, actions: Array, active: Bool | None) -> RowStep:
         rows = self._rows
         step = rows.advance(actions, active)
-        truncated = rows.elapsed >= self.family.episode_length
-        np.greater(truncated, step.terminated, out=truncated)  # and not terminated
+        truncated = rows.truncations(step.terminated)
         if self.max_episode_steps is not None:
             truncated |= rows.elapsed >= self.max_episode_steps
         return step.reward, step.terminated, truncated, self._info(None, False, step.success)
@@ -135,6 +134,8 @@ class TaskVectorEnv(RowsVectorEnv):
         rows = np.arange(self.num_envs) if env_ids is None else np.atleast_1d(np.asarray(env_ids))
         if rows.dtype.kind not in "iu" or (rows < 0).any() or (rows >= self.num_envs).any():
             raise ConfigError(f"env_ids must be in 0..{self.num_envs - 1}, got {rows.tolist()}")
+        if len(set(rows.tolist())) != len(rows):
+            raise ConfigError(f"env_ids must name no row twice, got {rows.tolist()}")
         if isinstance(tasks, Task) or len(tasks) != len(rows):
             given = "one Task" if isinstance(tasks, Task) else f"{len(tasks)}"
             raise ConfigError(f"set_tasks needs a list of one task (or None) for each of {len(rows)} rows, got {given}")
@@ -164,11 +165,9 @@ class TaskVectorEnv(RowsVectorEnv):
         """Tasks from a stream of their own: no trajectory changes.
 
         Raises:
-            ConfigError: if n < 1.
+            ConfigError: if n is no integer of at least 1.
         """
-        if n < 1:
-            raise ConfigError(f"the number of tasks must be at least 1, got {n}")
-        return restore_tasks(self.family, self._rows.sample(n))
+        return restore_tasks(self.family, self._rows.sample(check_count(n)))
 
     # --- access by name, as Gymnasium's own vector envs have it --------------------------------------------------
 

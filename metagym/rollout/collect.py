@@ -94,12 +94,8 @@ class TrialRollouts(OnPolicyAlgorithm):
         while self._rollout_step < n_rollout_steps or not self.rollout_buffer.completed:
             if self.use_sde and self.sde_sample_freq > 0 and self._rollout_step % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
-            try:
-                with uninterrupted():
-                    actions, new_obs, rewards, dones, infos = self._advance(env)
-            except Exception:
-                self._last_obs = None  # env and learner may be a step apart: the next learn() resets the env
-                raise
+            with uninterrupted():
+                actions, new_obs, rewards, dones, infos = self._advance(env)
             # The step is on record, whole, before a callback may save, stop or raise.
             callback.update_locals(locals())
             if not callback.on_step():
@@ -121,7 +117,11 @@ class TrialRollouts(OnPolicyAlgorithm):
                 th.as_tensor(starts, device=self.device) if starts.any() else None,
             )
         actions = chosen.cpu().numpy()
-        new_obs, rewards, dones, infos = env.step(self._to_env(actions))
+        try:
+            new_obs, rewards, dones, infos = env.step(self._to_env(actions))
+        except BaseException:
+            self._last_obs = None  # env and learner may be a step apart: the next learn() resets the env
+            raise
         self.num_timesteps += env.num_envs
         if dones.any():
             rewards = self._finish_trials(rewards, np.flatnonzero(dones), infos, memory)

@@ -1,6 +1,7 @@
 """Gymnasium's vector envs as Stable-Baselines3's."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class VectorEnvAdapter(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self.last_infos = infos
-        self.reset_infos = [_row_info(infos, row) for row in range(self.num_envs)]
+        self.reset_infos = _row_infos(infos, np.arange(self.num_envs))
         return observation  # type: ignore[no-any-return]
 
     @override
@@ -84,12 +85,11 @@ class VectorEnvAdapter(VecEnv):
             else:
                 terminal = observation
                 observation, infos = self.env.reset(options={"reset_mask": done.copy()})
-            for row in rows.tolist():
-                info = _row_info(self.last_infos, row)
+            last, first = _row_infos(self.last_infos, rows), _row_infos(infos, rows)
+            for row, info, reset_info in zip(rows.tolist(), last, first, strict=True):
                 info["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
                 info["terminal_observation"] = _row(terminal, row)
-                row_infos[row] = info
-                self.reset_infos[row] = _row_info(infos, row)
+                row_infos[row], self.reset_infos[row] = info, reset_info
         return observation, reward.astype(np.float32), done, row_infos
 
     def _reset_options_of_env(self) -> dict[str, Any] | None:
@@ -118,6 +118,8 @@ class VectorEnvAdapter(VecEnv):
         rows = list(self._get_indices(indices))
         if attr_name == "render_mode" and not isinstance(self._access, RowsVectorEnv):
             return [self.env.render_mode] * len(rows)
+        if isinstance(self._access, SyncVectorEnv):
+            return [self._access.envs[row].get_wrapper_attr(attr_name) for row in rows]
         try:
             values = self._access.get_attr(attr_name)
         except ConfigError as missing:
@@ -200,8 +202,6 @@ def _layer_with_access(vector_env: Any) -> Any:
     layer = vector_env
     while not hasattr(layer, "get_attr") and hasattr(layer, "env"):
         layer = layer.env
-    if not hasattr(layer, "get_attr"):
-        raise ConfigError(f"{vector_env} gives no access to its rows: it has no get_attr, set_attr and call")
     return layer
 
 
@@ -225,19 +225,25 @@ def _overwrite(infos: dict[str, Any], finals: dict[str, Any], rows: Int) -> dict
 def _row(values: Any, row: int) -> Any:
     if isinstance(values, dict):
         return {key: _row(value, row) for key, value in values.items()}
-    entry = values[row]
-    return entry.copy() if isinstance(entry, np.ndarray) else entry
+    return copy(values[row])
 
 
-def _row_info(infos: dict[str, Any], row: int) -> dict[str, Any]:
-    info: dict[str, Any] = {}
-    for key, value in infos.items():
-        mask = infos.get(f"_{key}")
-        if mask is None or not mask[row]:
+def _row_infos(infos: dict[str, Any], rows: Int) -> list[dict[str, Any]]:
+    """Infos of some rows, one dict each, from arrays (N, ...) and their masks."""
+    row_infos: list[dict[str, Any]] = [{} for _ in rows]
+    for key, values in infos.items():
+        if key.startswith("_") or not isinstance(values, np.ndarray | dict):
             continue
-        if isinstance(value, dict):
-            info[key] = _row_info(value, row)
-        else:
-            entry = value[row]
-            info[key] = entry.item() if isinstance(entry, np.generic) else np.array(entry)
-    return info
+        mask = infos.get(f"_{key}")
+        present = [True] * len(rows) if mask is None else mask[rows].tolist()
+        for info, entry, is_present in zip(row_infos, _entries(values, rows), present, strict=True):
+            if is_present:
+                info[key] = entry
+    return row_infos
+
+
+def _entries(values: Any, rows: Int) -> list[Any]:
+    if isinstance(values, dict):
+        return _row_infos(values, rows)
+    chosen = values[rows]
+    return chosen.tolist() if chosen.ndim == 1 else list(chosen)

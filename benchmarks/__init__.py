@@ -1,0 +1,1 @@
+"""Measurements beside peers; each script writes the numbers that the docs show."""

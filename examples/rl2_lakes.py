@@ -1,0 +1,26 @@
+"""RL²: an agent whose memory learns lakes with secretly permuted actions, episode by episode."""
+
+import argparse
+
+import gymnasium as gym
+
+from metagym.algos import RL2
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--steps", type=int, default=1_500_000, help="environment steps of meta-training")
+steps = parser.parse_args().steps
+
+lakes = {"remap_actions": True, "is_slippery": False, "episode_length": 20}
+agent = RL2("MlpPolicy", "MetaFrozenLake-v0", env_kwargs=lakes, episodes_per_trial=6, n_envs=64, seed=0)
+agent.learn(steps)
+
+task = gym.make("MetaFrozenLake-v0", split="test", **lakes).unwrapped.sample_task()
+expert = agent.adapt(task, episodes=5, seed=0)  # plays five episodes; what it learnt is in its memory
+print("returns while adapting:", expert.returns)
+
+observation, ended = expert.observation, False
+while not ended:  # the sixth episode, with that memory
+    action, _ = expert.predict(observation, deterministic=True)
+    observation, reward, _, _, info = expert.env.step(action)
+    ended = info["episode_end"]
+print("sixth episode:", info["last_episode_return"], "after", info["last_episode_length"], "steps")

@@ -1,0 +1,127 @@
+import sys
+
+import pytest
+
+from metagym import cli
+from metagym.curves import AdaptationCurve
+from metagym.errors import ConfigError
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Run `metagym` with these arguments: exit code, output, errors."""
+    monkeypatch.setattr(sys, "argv", ["metagym", *map(str, arguments)])
+    monkeypatch.setattr(cli, "console", cli.Console(width=200))
+    monkeypatch.setattr(cli, "errors", cli.Console(stderr=True, width=200))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+        raise SystemExit(0)
+    out, err = capsys.readouterr()
+    return stop.value.code or 0, out, err
+
+
+TINY = [
+    "--env-set", "episode_length=10", "--set", "episodes_per_trial=2", "--set", "n_envs=4", "--set", "n_steps=40",
+    "--timesteps", "320", "--device", "cpu",
+]  # fmt: skip
+
+
+def test_settings_are_json_or_else_strings():
+    pairs = ["size=5", "success_rate=[0.3, 0.9]", "is_slippery=false", "learner_class=A2C", "x=a=b"]
+    assert cli.parse_settings(pairs) == {
+        "size": 5, "success_rate": [0.3, 0.9], "is_slippery": False, "learner_class": "A2C", "x": "a=b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", ["size", "=3", "1x=2"])
+def test_a_setting_that_is_no_pair_is_refused(pair):
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        cli.parse_settings([pair])
+
+
+def test_envs_lists_every_family(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "envs")
+    assert code == 0
+    for env_id in ("MetaFrozenLake-v0", "MetaBandit-v0", "MetaPointGoal-v0"):
+        assert env_id in out
+
+
+def test_envs_shows_one_family_in_full(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "envs", "MetaFrozenLake-v0")
+    assert code == 0
+    assert "## Task Space" in out
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("evaluate",), ("plot",), ("demo",), ("envs",)])
+def test_every_command_has_help(monkeypatch, capsys, command):
+    code, out, _ = run(monkeypatch, capsys, *command, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+def test_train_evaluate_plot_and_resume(monkeypatch, capsys, tmp_path):
+    folder, scores, picture = tmp_path / "run", tmp_path / "scores.npz", tmp_path / "curve.png"
+    code, out, _ = run(monkeypatch, capsys, "train", *TINY, "--out", folder)
+    assert code == 0
+    assert "metagym evaluate" in out
+    code, out, _ = run(monkeypatch, capsys, "evaluate", folder, "--tasks", 5, "--episodes", 3, "--out", scores)
+    assert code == 0
+    assert "random" in out
+    assert AdaptationCurve.load(scores).scores.shape == (1, 5, 3)
+    assert run(monkeypatch, capsys, "plot", scores, "--out", picture)[0] == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    code, _, _ = run(monkeypatch, capsys, "train", "--resume", "--timesteps", 640, "--out", folder)
+    assert code == 0
+    assert run(monkeypatch, capsys, "plot", folder, "--out", tmp_path / "training.png")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--env", "MetaNothing-v0"), "MetaNothing-v0"),
+        (("train", "--algo", "sarsa"), "accepted are reptile, rl2"),
+        (("train", "--set", "episodes_per_trial=0"), "episodes_per_trial"),
+        (("train", "--set", "learner_class=Dyna"), "learner_class"),
+        (("train", "--env-set", "size=1"), "size"),
+        (("train", "--env-set", "sizes=4"), "sizes"),
+        (("train", "--env-set", "size"), "KEY=VALUE"),
+        (("train", "--timesteps", "0"), "timesteps"),
+        (("train", "--device", "abacus"), "abacus"),
+        (("train", "--env", "CartPole-v1"), "CartPole-v1"),
+        (("train", "--resume"), "no run to resume"),
+        (("evaluate", "nothing.zip"), "nothing.zip"),
+        (("evaluate", "text.zip"), "text.zip"),
+        (("plot", "nothing.npz"), "nothing.npz"),
+        (("plot", "text.zip"), "text.zip"),
+        (("demo", "--scale", "0"), "scale"),
+        (("demo", "--out", "text.zip/demo"), "text.zip"),
+        (("envs", "MetaNothing-v0"), "MetaNothing-v0"),
+        (("fly",), "fly"),
+    ],
+)
+def test_a_mistake_ends_in_a_short_message_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.zip").write_text("no checkpoint")
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.zip"]
+
+
+def test_a_run_that_exists_is_not_overwritten(monkeypatch, capsys, tmp_path):
+    assert run(monkeypatch, capsys, "train", *TINY, "--out", tmp_path)[0] == 0
+    code, _, err = run(monkeypatch, capsys, "train", *TINY, "--out", tmp_path)
+    assert code == 2
+    assert "--resume" in err
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metagym.runs._Checkpoints._on_step", interrupt)
+    code, _, err = run(monkeypatch, capsys, "train", *TINY, "--out", tmp_path / "run")
+    assert code == 130
+    assert "--resume" in err
+    monkeypatch.undo()
+    assert run(monkeypatch, capsys, "train", "--resume", "--out", tmp_path / "run")[0] == 0

@@ -1,0 +1,262 @@
+"""Networks over trials: a fused sequence must be what steps one by one are."""
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from metagym.errors import ConfigError
+from metagym.nets import PackedTrials, TrialActorCriticPolicy, TrialRNN, gru_sequence
+
+WIDTH = 5
+LENGTHS = [7, 7, 4, 1]
+BATCH_SIZES = (4, 3, 3, 3, 2, 2, 2)
+CASES = [
+    {"rnn_type": rnn_type, "n_rnn_layers": layers, "share_features_extractor": share}
+    for rnn_type in ("gru", "lstm")
+    for layers in (1, 2)
+    for share in (True, False)
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = th.get_num_threads()
+    th.set_num_threads(1)
+    yield
+    th.set_num_threads(threads)
+
+
+def make_policy(action_space=None, **kwargs):
+    th.manual_seed(0)
+    space = spaces.Box(-1.0, 1.0, (WIDTH,), np.float32)
+    policy = TrialActorCriticPolicy(
+        space, action_space or spaces.Discrete(3), lambda _: 1e-3, rnn_hidden_size=8, **kwargs
+    )
+    th.nn.init.normal_(policy.action_net.weight)
+    return policy
+
+
+def trials_of(lengths):
+    generator = th.Generator().manual_seed(1)
+    return [th.randn(length, WIDTH, generator=generator) for length in lengths]
+
+
+def pack(trials):
+    """Trials in order of decreasing length, time-major."""
+    longest = len(trials[0])
+    steps = [th.stack([trial[t] for trial in trials if t < len(trial)]) for t in range(longest)]
+    return PackedTrials(th.cat(steps), tuple(len(step) for step in steps))
+
+
+def step_by_step(policy, trial, actions):
+    """Values and log-probabilities of one trial, a step at a time from the zero memory."""
+    state = policy.zero_state(1)
+    values, log_probs = [], []
+    for observation, action in zip(trial, actions, strict=True):
+        latent_pi, latent_vf, state = policy._remember(observation[None], state, None)
+        distribution = policy._get_action_dist_from_latent(latent_pi)
+        values.append(policy.value_net(latent_vf)[0, 0])
+        log_probs.append(distribution.log_prob(action[None])[0])
+    return th.stack(values), th.stack(log_probs)
+
+
+@pytest.mark.parametrize("kwargs", CASES)
+@pytest.mark.parametrize("lengths", [LENGTHS, [6, 6, 6]])
+def test_fused_trials_are_what_single_steps_are(kwargs, lengths):
+    policy = make_policy(**kwargs)
+    trials = trials_of(lengths)
+    actions = [th.arange(length) % 3 for length in lengths]
+    packed = pack(trials)
+    values, log_probs, _ = policy.evaluate_actions(packed, pack([a[:, None] for a in actions]).data[:, 0])
+    single = [step_by_step(policy, trial, action) for trial, action in zip(trials, actions, strict=True)]
+    expected_values = pack([values[:, None] for values, _ in single]).data[:, 0]
+    expected_log_probs = pack([log_probs[:, None] for _, log_probs in single]).data[:, 0]
+    th.testing.assert_close(values.flatten(), expected_values, atol=1e-5, rtol=0)
+    th.testing.assert_close(log_probs, expected_log_probs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kwargs", CASES)
+def test_gradients_are_those_of_a_loop_over_trials(kwargs):
+    policy = make_policy(**kwargs)
+    trials = trials_of(LENGTHS)
+    weights = trials_of(LENGTHS)
+    values = policy.predict_values(pack(trials)).flatten()
+    (values * pack(weights).data[:, 0]).sum().backward()
+    fused = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+    policy.zero_grad()
+    total = th.zeros(())
+    for trial, weight in zip(trials, weights, strict=True):
+        alone, _ = step_by_step(policy, trial, th.zeros(len(trial), dtype=th.long))
+        total = total + (alone * weight[:, 0]).sum()
+    total.backward()
+    assert any("rnn" in name for name in fused)
+    for name, gradient in fused.items():
+        th.testing.assert_close(gradient, policy.get_parameter(name).grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_sizes", [BATCH_SIZES, (3,) * 5, (2,), (1, 1, 1)])
+def test_gru_sequence_equals_torch_in_values_and_in_all_gradients(batch_sizes):
+    th.manual_seed(2)
+    gru = nn.GRU(WIDTH, 8).double()
+    inputs = th.randn(sum(batch_sizes), WIDTH, dtype=th.float64, requires_grad=True)
+    weight = th.randn(sum(batch_sizes), 8, dtype=th.float64)
+    expected = gru(PackedSequence(inputs, th.tensor(batch_sizes)))[0].data
+    expected_gradients = th.autograd.grad((expected * weight).sum(), [inputs, *gru.parameters()])
+    actual = gru_sequence(inputs, *gru.parameters(), batch_sizes)
+    gradients = th.autograd.grad((actual * weight).sum(), [inputs, *gru.parameters()])
+    th.testing.assert_close(actual, expected)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        th.testing.assert_close(gradient, expected_gradient)
+
+
+def test_gru_gradients_agree_with_finite_differences():
+    th.manual_seed(3)
+    arguments = [th.randn(6, 2), th.randn(9, 2), th.randn(9, 3), th.randn(9), th.randn(9)]
+    arguments = [argument.double().requires_grad_() for argument in arguments]
+    directions = [th.randn_like(argument) for argument in arguments]
+
+    def loss(step):
+        moved = [argument + step * direction for argument, direction in zip(arguments, directions, strict=True)]
+        return gru_sequence(*moved, (3, 2, 1)).square().sum()
+
+    gradients = th.autograd.grad(loss(0.0), arguments)
+    slope = sum((gradient * direction).sum() for gradient, direction in zip(gradients, directions, strict=True))
+    th.testing.assert_close((loss(1e-5) - loss(-1e-5)) / 2e-5, slope, rtol=1e-6, atol=1e-6)
+
+
+def test_blocks_of_rows_do_not_change_the_gradients(monkeypatch):
+    th.manual_seed(4)
+    gru = nn.GRU(WIDTH, 8)
+    inputs = th.randn(sum(BATCH_SIZES), WIDTH)
+    gradients = []
+    for elements in (1, 64, 10**6):
+        monkeypatch.setattr("metagym.nets.gru.BLOCK_ELEMENTS", elements)
+        loss = gru_sequence(inputs, *gru.parameters(), BATCH_SIZES).square().sum()
+        gradients.append(th.autograd.grad(loss, list(gru.parameters())))
+    for other in gradients[1:]:
+        for first, second in zip(gradients[0], other, strict=True):
+            th.testing.assert_close(first, second)
+
+
+def test_a_second_backward_pass_through_one_call_is_refused():
+    gru = nn.GRU(WIDTH, 8)
+    out = gru_sequence(th.randn(4, WIDTH), *gru.parameters(), (2, 2)).sum()
+    out.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="no second graph"):
+        out.backward()
+
+
+@pytest.mark.parametrize("rnn_type", ["gru", "lstm"])
+def test_a_trial_does_not_feel_its_neighbours(rnn_type):
+    th.manual_seed(5)
+    rnn = TrialRNN(rnn_type, WIDTH, 8, 1)
+    trials = trials_of(LENGTHS)
+    together = rnn(pack(trials))
+    huge = [*trials[:3], trials[3] + 1e6]
+    changed = rnn(pack(huge))
+    last_row_of_first_step = 3
+    same = th.ones(len(together), dtype=th.bool)
+    same[last_row_of_first_step] = False
+    assert th.equal(together[same], changed[same])
+    assert not th.equal(together[~same], changed[~same])
+
+
+@pytest.mark.parametrize("kwargs", CASES)
+def test_predict_forgets_where_a_trial_starts_and_only_there(kwargs):
+    policy = make_policy(**kwargs)
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 2, WIDTH)).astype(np.float32)
+    _, state = policy.predict(first, None, np.array([True, True]), deterministic=True)
+    _, after = policy.predict(second, state, np.array([True, False]), deterministic=True)
+    _, fresh = policy.predict(second, None, None, deterministic=True)
+    _, kept = policy.predict(second, state, None, deterministic=True)
+    for part, part_fresh, part_kept in zip(after, fresh, kept, strict=True):
+        np.testing.assert_array_equal(part[:, 0], part_fresh[:, 0])
+        np.testing.assert_array_equal(part[:, 1], part_kept[:, 1])
+    assert not np.allclose(fresh[0][:, 1], kept[0][:, 1])
+
+
+def test_predict_takes_one_observation_or_many():
+    policy = make_policy()
+    observation = np.ones(WIDTH, np.float32)
+    action, state = policy.predict(observation, deterministic=True)
+    actions, states = policy.predict(np.stack([observation] * 3), deterministic=True)
+    assert action.shape == ()
+    assert actions.shape == (3,)
+    assert state[0].shape == (1, 1, 8)
+    assert states[0].shape == (1, 3, 8)
+
+
+@pytest.mark.parametrize(
+    "action_space",
+    [spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2), spaces.Discrete(4)],
+)
+def test_every_action_space_acts_and_is_evaluated(action_space):
+    policy = make_policy(action_space)
+    observations = th.zeros(3, WIDTH)
+    actions, values, log_probs, _ = policy.step(observations, policy.zero_state(3))
+    again, log_probs_again, _ = policy.evaluate_actions(PackedTrials(observations, (3,)), actions)
+    assert actions.shape == (3, *action_space.shape)
+    th.testing.assert_close(values, again.flatten())
+    th.testing.assert_close(log_probs, log_probs_again)
+    chosen, _ = policy.predict(np.zeros(WIDTH, np.float32))
+    assert action_space.contains(chosen)
+
+
+def test_forward_and_value_agree_with_a_first_step():
+    policy = make_policy()
+    observations = th.randn(3, WIDTH)
+    actions, values, log_probs = policy(observations, deterministic=True)
+    expected = policy.step(observations, policy.zero_state(3), deterministic=True)
+    assert th.equal(actions, expected[0])
+    assert th.equal(values.flatten(), expected[1])
+    assert th.equal(log_probs, expected[2])
+    assert th.equal(policy.value(observations, policy.zero_state(3)), expected[1])
+
+
+def test_categorical_actions_are_those_of_sb3():
+    policy = make_policy()
+    latent = th.randn(4, 8)
+    theirs = CategoricalDistribution(3).proba_distribution(policy.action_net(latent))
+    th.manual_seed(0)
+    expected = theirs.sample()
+    ours = policy._get_action_dist_from_latent(latent)
+    th.manual_seed(0)
+    assert th.equal(ours.get_actions(), expected)
+    th.testing.assert_close(ours.log_prob(expected), theirs.log_prob(expected))
+
+
+def test_the_optimiser_holds_every_parameter():
+    policy = make_policy(share_features_extractor=False, net_arch=[4])
+    held = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in policy.parameters()}
+
+
+def test_a_policy_saves_and_loads_by_itself(tmp_path):
+    policy = make_policy(rnn_type="lstm", n_rnn_layers=2)
+    policy.save(tmp_path / "policy.pth")
+    loaded = TrialActorCriticPolicy.load(tmp_path / "policy.pth")
+    observation = th.randn(2, WIDTH)
+    assert th.equal(policy.predict_values(observation), loaded.predict_values(observation))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"rnn_type": "rnn"}, "'gru' or 'lstm', not 'rnn'"),
+        ({"n_rnn_layers": 0}, "at least 1, not 8 and 0"),
+    ],
+)
+def test_memories_that_cannot_be_are_refused(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        make_policy(**kwargs)
+
+
+def test_dict_observations_are_refused():
+    space = spaces.Dict({"a": spaces.Discrete(2)})
+    with pytest.raises(ConfigError, match="flatten them"):
+        TrialActorCriticPolicy(space, spaces.Discrete(2), lambda _: 1e-3)

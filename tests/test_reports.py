@@ -1,0 +1,69 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from metagym.curves import AdaptationCurve
+from metagym.errors import ConfigError
+from metagym.reports import adaptation_table, draw, share_of_optimum
+
+
+def curve(scores, *, optimal=1.0, name="method"):
+    num_tasks = np.shape(scores)[1]
+    return AdaptationCurve(
+        scores=np.asarray(scores, dtype=np.float64),
+        name=name,
+        env_id="MetaFrozenLake-v0",
+        split="test",
+        task_ids=np.arange(num_tasks),
+        random=np.zeros(num_tasks),
+        optimal=np.full(num_tasks, optimal),
+        settings={},
+    )
+
+
+def text_of(table):
+    console = Console(width=160, record=True)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def test_the_table_shows_the_mean_of_each_episode_and_the_share_of_the_optimum():
+    text = text_of(adaptation_table([curve([[[0.0, 1.0], [0.5, 0.5], [0.25, 0.0]]])]))
+    assert re.search(r"│ 1 +│ 0\.25 \[", text)
+    assert re.search(r"│ 2 +│ 0\.50 \[", text)
+    assert "50 %" in text
+
+
+def test_the_table_shows_at_most_ten_episodes_with_the_first_and_the_last():
+    text = text_of(adaptation_table([curve(np.zeros((1, 3, 100)))]))
+    rows = [line for line in text.splitlines() if line.startswith("│")]
+    assert len(rows) == 11
+    assert rows[0].startswith("│ 1 ")
+    assert rows[9].startswith("│ 100 ")
+
+
+def test_the_share_of_an_optimum_that_is_not_positive_is_not_shown():
+    assert share_of_optimum(curve([[[-2.0], [-1.0]]], optimal=-0.5)) == "-"
+    assert share_of_optimum(curve([[[0.2], [0.4]]], optimal=0.6)) == "50 %"
+
+
+def test_score_files_and_run_folders_are_not_mixed(tmp_path):
+    scores = curve([[[0.0], [1.0]]]).save(tmp_path / "scores.npz")
+    with pytest.raises(ConfigError, match="not both"):
+        draw([scores, tmp_path], tmp_path / "out.png")
+    with pytest.raises(ConfigError, match="statistic"):
+        draw([scores], tmp_path / "out.png", statistic="mode")
+    with pytest.raises(ConfigError, match=r"holds no progress"):
+        draw([tmp_path], tmp_path / "out.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.npz"]
+
+
+def test_curves_are_drawn_into_one_picture(tmp_path):
+    files = [curve(np.random.default_rng(k).random((1, 5, 4)), name=str(k)).save(tmp_path / f"{k}.npz") for k in (0, 1)]
+    path = draw(files, tmp_path / "both.svg")
+    assert path == Path(tmp_path / "both.svg")
+    assert "<svg" in path.read_text()
