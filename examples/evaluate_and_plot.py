@@ -2,6 +2,8 @@
 
 import argparse
 
+import torch as th
+
 from metagym.algos import RL2, Random
 from metagym.evaluation import evaluate
 from metagym.plots import plot_adaptation, save_figure
@@ -9,6 +11,7 @@ from metagym.plots import plot_adaptation, save_figure
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=300_000, help="environment steps of each training run")
 steps = parser.parse_args().steps
+th.set_num_threads(1)  # networks this small are slower on several
 episodes = 20 if steps > 10_000 else 3
 
 runs = []

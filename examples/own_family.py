@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from typing_extensions import override
 
 from metagym import Family, Params, Step, TaskVectorEnv
 from metagym.algos import RL2
@@ -34,39 +36,41 @@ class GuessNumber(Family[Hint, NumberParams]):
     task_space = spaces.Dict(number=spaces.Box(0, 15, (), np.int64))
     num_structure_draws = 1
 
+    @override
     def draw_structure(self, noise, region):
-        """Uniform numbers."""
         return {"number": (noise[:, 0] * 16).astype(np.int64)}
 
+    @override
     def enumerate_structures(self):
-        """All sixteen, so that the split is exact."""
+        # So few tasks are listed, and the split is exact.
         return {"number": np.arange(16)}, np.full(16, 1 / 16)
 
+    @override
     def initial(self, params, noise):
-        """Nothing said."""
         return Hint(np.zeros(len(noise), np.int64))
 
+    @override
     def step(self, state, action, params, noise):
-        """A guess."""
         said = np.where(action == params.number, 3, np.where(action < params.number, 1, 2))
         return Step(Hint(said), (said == 3).astype(np.float64), said == 3)
 
+    @override
     def observe(self, state, params):
-        """The hint."""
         return state.said.copy()
 
+    @override
     def describe(self, state, params):
-        """As text."""
         return ["guess!", "higher", "lower", "right"][state.said[0]] + "\n"
 
+    @override
     def draw(self, state, params):
-        """As a picture: brighter is nearer the end."""
         return np.full((64, 64, 3), 80 * state.said[0], np.uint8)
 
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=300_000, help="environment steps of meta-training")
 steps = parser.parse_args().steps
+th.set_num_threads(1)  # networks this small are slower on several
 
 family = GuessNumber()
 envs = TaskVectorEnv(family, 64, autoreset_mode=AutoresetMode.SAME_STEP)

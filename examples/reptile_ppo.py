@@ -3,6 +3,7 @@
 import argparse
 
 import gymnasium as gym
+import torch as th
 from stable_baselines3 import PPO
 
 from metagym.algos import Reptile
@@ -10,12 +11,14 @@ from metagym.algos import Reptile
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=500_000, help="environment steps of meta-training")
 steps = parser.parse_args().steps
+th.set_num_threads(1)  # networks this small are slower on several
 
-agent = Reptile("MlpPolicy", "MetaPointGoal-v0", learner_class=PPO, inner_timesteps=1_600, learning_rate=0.5, seed=0)
+inner = min(1_600, steps)  # environment steps on each task
+agent = Reptile("MlpPolicy", "MetaPointGoal-v0", learner_class=PPO, inner_timesteps=inner, learning_rate=0.5, seed=0)
 agent.learn(steps)
 
 task = gym.make("MetaPointGoal-v0", split="test").unwrapped.sample_task()
-expert = agent.adapt(task, total_timesteps=1_600, seed=0)  # a plain PPO; the meta-learner stays as it was
+expert = agent.adapt(task, total_timesteps=inner, seed=0)  # a plain PPO; the meta-learner stays as it was
 assert isinstance(expert, PPO)
 
 env = gym.make("MetaPointGoal-v0")

@@ -3,12 +3,14 @@
 import argparse
 
 import gymnasium as gym
+import torch as th
 
 from metagym.algos import RL2
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=1_500_000, help="environment steps of meta-training")
 steps = parser.parse_args().steps
+th.set_num_threads(1)  # networks this small are slower on several
 
 lakes = {"remap_actions": True, "is_slippery": False, "episode_length": 20}
 agent = RL2("MlpPolicy", "MetaFrozenLake-v0", env_kwargs=lakes, episodes_per_trial=6, n_envs=64, seed=0)

@@ -3,6 +3,7 @@
 import argparse
 
 import gymnasium as gym
+import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -11,6 +12,7 @@ from metagym.wrappers import RevealTask, VectorEnvAdapter
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=300_000, help="environment steps of each training run")
 steps = parser.parse_args().steps
+th.set_num_threads(1)  # networks this small are slower on several
 
 SAME_STEP = gym.vector.AutoresetMode.SAME_STEP  # SB3's convention: a finished row is reset within the step
 

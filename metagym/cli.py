@@ -83,14 +83,16 @@ def envs(
 
 @app.command()
 def train(
+    context: typer.Context,
     algo: Annotated[
         str, typer.Option("--algo", help="`rl2` (learns in its memory) or `reptile` (learns to be fine-tuned).")
     ] = "rl2",
     env: EnvOption = "MetaFrozenLake-v0",
     env_set: EnvSetOption = None,
     timesteps: Annotated[
-        int, typer.Option("--timesteps", min=1, help="Environment steps, over all tasks.")
-    ] = 1_000_000,
+        int | None,
+        typer.Option("--timesteps", min=1, help="Environment steps, over all tasks. [default: 1,000,000]"),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Keyword of the learner, value as JSON; may be repeated."),
@@ -112,18 +114,19 @@ def train(
     """
     from metagym import runs
 
-    _set_threads(threads)
+    _prepare_torch(threads, device)
     folder = out or Path("runs") / f"{algo}-{env}-seed{seed}"
     if resume:
-        saved = runs.RunConfig.read(folder)
-        given = typer_was_given("timesteps")
-        config = runs.replace_timesteps(saved, timesteps) if given else saved
+        _refuse_beside_resume(context)
+        config = runs.RunConfig.read(folder)
+        if timesteps is not None:
+            config = runs.replace_timesteps(config, timesteps)
     else:
         chosen = parse_settings(settings)
         if algo == "rl2" and not {"episodes_per_trial", "steps_per_trial"} & set(chosen):
             chosen["episodes_per_trial"] = 5
         config = runs.RunConfig(
-            algo=algo, env_id=env, env_kwargs=parse_settings(env_set), settings=chosen, total_timesteps=timesteps,
+            algo=algo, env_id=env, env_kwargs=parse_settings(env_set), settings=chosen, total_timesteps=timesteps or 1_000_000,
             seed=seed, device=device, tensorboard=tensorboard,
         )  # fmt: skip
     try:
@@ -135,12 +138,12 @@ def train(
     console.print(f"next: metagym evaluate {agent}", soft_wrap=True)
 
 
-def typer_was_given(name: str) -> bool:
-    """Whether an option of the running command was given, rather than left at its default."""
-    import click
-
-    source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.COMMANDLINE
+def _refuse_beside_resume(context: typer.Context) -> None:
+    """A resumed run keeps its settings: refuse the options that would say otherwise."""
+    for name in ("algo", "env", "env_set", "settings", "seed", "device", "tensorboard"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--resume goes on with the settings of the run; {name!r} cannot be given beside it")
 
 
 @app.command()
@@ -161,7 +164,7 @@ def evaluate(
     from metagym import reports, runs
     from metagym.evaluation import evaluate as measure
 
-    _set_threads(threads)
+    _prepare_torch(threads, device)
     learners = [runs.load_agent(path, device=device) for path in agents]
     env_id, env_kwargs = runs.env_of(learners[0])
     if env is not None:
@@ -204,14 +207,21 @@ def demo(
     """Meta-train on frozen lakes and watch the agent learn lakes it has never seen, episode by episode."""
     from metagym import demo as show
 
-    _set_threads(threads)
+    _prepare_torch(threads, device)
     show.run(out, seed=seed, device=device, scale=scale, console=console)
 
 
-def _set_threads(threads: int) -> None:
+def _prepare_torch(threads: int, device: str) -> None:
+    """Set the threads, and refuse a device that is not there: SB3 would quietly use the processor instead."""
     import torch as th
 
     th.set_num_threads(threads)
+    try:
+        wanted = "cpu" if device == "auto" else th.device(device).type
+    except RuntimeError as unknown:
+        raise ConfigError(f"device {device!r} is unknown; accepted are auto, cpu, cuda, cuda:0, ...") from unknown
+    if wanted == "cuda" and not th.cuda.is_available():
+        raise ConfigError(f"device {device!r} is not available on this machine; use --device cpu")
 
 
 def main() -> None:

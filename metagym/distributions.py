@@ -249,7 +249,7 @@ class TaskDistribution:
         if expected != given:
             raise TaskError(
                 f"a task of {self.family.name} has the fields {sorted(expected)}; "
-                f"missing {sorted(expected - given)}, unknown {sorted(given - expected)}"
+                f"missing {sorted(expected - given)}, unknown {sorted(given - expected, key=str)}"
             )
         coerced = Task(self.family.name, {name: self._coerce_field(name, fields[name]) for name in fields})
         self.family.check(self.family.params_of([coerced]))
@@ -259,12 +259,15 @@ class TaskDistribution:
         space = self.space[name]
         try:
             raw = np.asarray(value)
+        except ValueError as ragged:
+            raise TaskError(f"{name}={value!r} is not numeric; accepted is {space}") from ragged
+        if raw.dtype.kind not in "biuf":
+            raise TaskError(f"{name}={value!r} is not numeric; accepted is {space}")
+        if raw.shape != space.shape:
+            raise TaskError(f"{name} has shape {raw.shape}; accepted is shape {space.shape} ({space})")
+        with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is refused below
             array = raw.astype(space.dtype)
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"{name}={value!r} is not numeric; accepted is {space}") from error
-        if array.shape != space.shape:
-            raise TaskError(f"{name} has shape {array.shape}; accepted is shape {space.shape} ({space})")
-        exact = raw.dtype.kind in "biuf" and (array.dtype.kind == "f" or np.array_equal(array, raw))
+        exact = array.dtype.kind == "f" or np.array_equal(array, raw)
         if not exact or not space.contains(array[()] if isinstance(space, spaces.Discrete) else array):
             raise TaskError(f"{name}={np.asarray(value).tolist()} is out of range; accepted is {_range(space)}")
         return array + 0 if array.dtype.kind == "f" else array  # -0.0 and 0.0 are one value and must hash alike

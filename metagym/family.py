@@ -156,10 +156,11 @@ class Family(ABC, Generic[StateT, ParamsT]):
         columns = {}
         for name in self.params_type.names():
             space = self.task_space[name]
-            column = np.array([task[name] for task in tasks], dtype=space.dtype)
-            if column.shape[1:] != space.shape:
-                raise TaskError(f"{name} has shape {column.shape[1:]}, this {self.name} accepts {space.shape}")
-            columns[name] = column
+            for task in tasks:
+                if name not in task or task[name].shape != space.shape:
+                    given = f"has shape {task[name].shape}" if name in task else "is missing"
+                    raise TaskError(f"{name} {given}, this {self.name} accepts shape {space.shape}")
+            columns[name] = np.array([task[name] for task in tasks], dtype=space.dtype)
         params: ParamsT = self.params_type(**columns)
         return params
 

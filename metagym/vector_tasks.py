@@ -10,6 +10,8 @@ from metagym.tasks import Task
 
 __all__ = ["set_tasks"]
 
+_NO_TASKS = "the envs inside have no tasks: there is no task_space"
+
 
 def set_tasks(vec_env: Any, tasks: Sequence[Task | None]) -> None:
     """Pin one task for each row of any vector env, through the channel that works there.
@@ -29,16 +31,28 @@ def set_tasks(vec_env: Any, tasks: Sequence[Task | None]) -> None:
     num_envs = getattr(vec_env, "num_envs", None)
     if not isinstance(num_envs, int):
         raise ConfigError(f"set_tasks needs a vector env of Gymnasium, SB3 or metagym, got {type(vec_env).__name__}")
-    if isinstance(tasks, Task) or len(tasks) != num_envs:
-        given = "one Task" if isinstance(tasks, Task) else f"{len(tasks)} tasks"
+    is_list = isinstance(tasks, Sequence) and not isinstance(tasks, str)
+    if not is_list or len(tasks) != num_envs:
+        given = f"{len(tasks)} tasks" if is_list else "one Task" if isinstance(tasks, Task) else type(tasks).__name__
         raise ConfigError(f"set_tasks needs a list of one task for each of {num_envs} rows, got {given}")
     if isinstance(vec_env, VectorEnv):
         _set_gymnasium(vec_env, tasks)
+    elif (native := _with_set_tasks(vec_env)) is not None:
+        native.set_tasks(list(tasks))
     elif hasattr(vec_env, "env_method"):
+        if not vec_env.unwrapped.has_attr("task_space"):
+            raise ConfigError(_NO_TASKS)
         for row, task in enumerate(tasks):
             vec_env.env_method("set_task", task, indices=[row])
     else:
         raise ConfigError(f"{type(vec_env).__name__} is no vector env of Gymnasium, SB3 or metagym")
+
+
+def _with_set_tasks(vec_env: Any) -> Any:
+    """The adapter inside an SB3 vec env, if there is one: it reaches all rows at once."""
+    while vec_env is not None and not hasattr(vec_env, "set_tasks"):
+        vec_env = getattr(vec_env, "venv", None)
+    return vec_env
 
 
 def _set_gymnasium(vec_env: Any, tasks: Sequence[Task | None]) -> None:
@@ -59,4 +73,4 @@ def _require_tasks(vec_env: Any) -> None:
     try:
         vec_env.get_attr("task_space")
     except AttributeError as missing:
-        raise ConfigError("the envs inside have no tasks: there is no task_space") from missing
+        raise ConfigError(_NO_TASKS) from missing

@@ -132,9 +132,7 @@ class Hall(TabularFamily[HallParams]):
         left, right = np.maximum(states - 1, 0), np.minimum(states + 1, 7)
         self.successors = np.stack([np.stack([left, states], axis=1), np.stack([right, left], axis=1)], axis=1)
         self.observation_space, self.action_space = spaces.Discrete(8), spaces.Discrete(2)
-        self.task_space = spaces.Dict(
-            kinds=spaces.Box(0, 2, (8,), np.uint8), labels=spaces.Box(0, 1, (2,), np.uint8)
-        )
+        self.task_space = spaces.Dict(kinds=spaces.Box(0, 2, (8,), np.uint8), labels=spaces.Box(0, 1, (2,), np.uint8))
         self._compile()
 
     def draw_structure(self, noise, region):

@@ -125,3 +125,17 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     assert "--resume" in err
     monkeypatch.undo()
     assert run(monkeypatch, capsys, "train", "--resume", "--out", tmp_path / "run")[0] == 0
+
+
+@pytest.mark.parametrize("option", [("--seed", 1), ("--set", "n_envs=8"), ("--env", "MetaBandit-v0")])
+def test_a_resumed_run_keeps_its_settings(monkeypatch, capsys, tmp_path, option):
+    code, _, err = run(monkeypatch, capsys, "train", "--resume", *option, "--out", tmp_path)
+    assert code == 2
+    assert "settings of the run" in err
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = run(monkeypatch, capsys, "train", *TINY[:-1], "cuda", "--out", tmp_path / "run")
+    assert code == 2
+    assert "not available" in err

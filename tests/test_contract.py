@@ -178,7 +178,9 @@ def test_equal_seeds_give_equal_trajectories_and_tasks(setting, seed):
 @given(settings_of_ids, seeds)
 def test_different_seeds_give_different_tasks_and_noise(setting, seed):
     env = scalar_env(setting)
-    ids, others = ([env.reset(seed=seed + k)[1]["task_id"], *(env.reset()[1]["task_id"] for _ in range(5))] for k in (0, 1))
+    ids, others = (
+        [env.reset(seed=seed + k)[1]["task_id"], *(env.reset()[1]["task_id"] for _ in range(5))] for k in (0, 1)
+    )
     assert ids != others
 
 
@@ -417,7 +419,9 @@ def test_the_split_keyword_of_make_and_make_vec_gives_that_part(name, split):
         tasks += env.unwrapped.get_tasks() if hasattr(env, "num_envs") else [env.unwrapped.get_task()]
         assert all(task in expected for task in tasks)
         if split in {"train", "test"}:
-            other = metagym.TaskDistribution(make_family(name, **kwargs)).part({"train": "test", "test": "train"}[split])
+            other = metagym.TaskDistribution(make_family(name, **kwargs)).part(
+                {"train": "test", "test": "train"}[split]
+            )
             assert not any(task in other for task in tasks)
 
 
@@ -461,7 +465,13 @@ def test_a_copy_in_mid_episode_continues_identically_and_apart(setting, copied):
     spoiled.reset(seed=9)
     spoiled.set_task(None)
     actions = random_actions(env, 20)
-    step = lambda one: [one.step(actions[0]), rollout(one, actions), one.sample_tasks(2), one.set_task(None), one.reset()]  # noqa: E731, E501
+    step = lambda one: [
+        one.step(actions[0]),
+        rollout(one, actions),
+        one.sample_tasks(2),
+        one.set_task(None),
+        one.reset(),
+    ]  # noqa: E731, E501
     assert_same(step(other)[:2], step(env)[:2])
     assert other.sample_tasks(2) == env.sample_tasks(2)
 

@@ -9,7 +9,14 @@ from gymnasium import error
 from gymnasium.vector import AutoresetMode
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from metagym.engine import RowsVectorEnv, TaskEnv, TaskVectorEnv, autoreset
 from metagym.engine.row import TableRow
@@ -36,9 +43,7 @@ class VectorMachine(RuleBasedStateMachine):
     @initialize(mode=st.sampled_from(MODES), seed=st.integers(0, 1000))
     def start(self, mode, seed):
         self.kept = []
-        self.pair = Pair(
-            vector_env(self.setting, NUM_ENVS, autoreset_mode=mode), lambda: scalar_env(self.setting)
-        )
+        self.pair = Pair(vector_env(self.setting, NUM_ENVS, autoreset_mode=mode), lambda: scalar_env(self.setting))
         self.pair.actual.action_space.seed(seed)
         self.keep(self.pair.reset(seed=seed))
 

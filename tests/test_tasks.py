@@ -286,7 +286,9 @@ def test_saving_and_loading_gives_the_same_set(tmp_path_factory, family, num_tas
 @given(fields)
 def test_sets_of_any_fields_survive(tmp_path_factory, some_fields):
     tasks = TaskSet([Task("F", some_fields)])
-    usable = all("/" not in name and "\\" not in name and "\0" not in name and name.isprintable() for name in some_fields)
+    usable = all(
+        "/" not in name and "\\" not in name and "\0" not in name and name.isprintable() for name in some_fields
+    )
     if usable:
         assert TaskSet.load(tasks.save(tmp_path_factory.mktemp("sets") / "tasks.npz")) == tasks
 

@@ -18,15 +18,9 @@ from metagym.vector_tasks import set_tasks
 from metagym.wrappers.sb3 import VectorEnvAdapter
 
 __all__ = [
-    "copy_vec_env",
-    "draw_tasks",
-    "give_task",
-    "is_builtin",
-    "native_env",
-    "require_env",
-    "task_vec_env",
-    "vec_env",
-]
+    "DEFAULT_N_ENVS", "METAGYM_ENTRY_POINT", "copy_vec_env", "draw_tasks", "give_task", "is_builtin", "native_env",
+    "require_env", "task_vec_env", "vec_env", "vec_env_of_copies",
+]  # fmt: skip
 
 DEFAULT_N_ENVS = 8
 METAGYM_ENTRY_POINT = "metagym.registry:make_vector_env"

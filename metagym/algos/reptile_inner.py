@@ -15,15 +15,10 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from metagym.errors import ConfigError
 
 __all__ = [
-    "adaptation_arguments",
-    "check_counts",
-    "check_outer",
-    "find_learner_class",
-    "inner_arguments",
-    "reptile_arguments",
-    "require_constant_schedules",
-    "rollout_size",
-]
+    "NOT_STORED", "OWN_ARGUMENTS", "ROLLOUTS_PER_RUN", "adaptation_arguments", "check_counts", "check_outer",
+    "constructor_arguments", "find_learner_class", "inner_arguments", "reptile_arguments",
+    "require_constant_schedules", "rollout_size",
+]  # fmt: skip
 
 OWN_ARGUMENTS = frozenset({"policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log"})
 ROLLOUTS_PER_RUN = 4

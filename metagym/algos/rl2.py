@@ -37,9 +37,11 @@ from metagym.algos.rl2_adapted import AdaptedPolicy, play_episodes
 from metagym.algos.rl2_checkpoint import load_agent, save_agent
 from metagym.algos.rl2_env import TrialSource
 from metagym.errors import ConfigError
+from metagym.learner_state import set_rng_state
 from metagym.nets import TrialActorCriticPolicy
 from metagym.rollout import TrialRollouts
 from metagym.tasks import Task
+from metagym.types import Array
 
 __all__ = ["RL2", "RL2A2C", "RL2PPO"]
 
@@ -123,6 +125,7 @@ class RL2(TrialRollouts):
         settings = copy.deepcopy(kwargs)
         if vec_env is not None:
             settings = _defaults(self.learner_class, self._source, vec_env.num_envs) | settings
+        self._resumed_rng: dict[str, Array] | None = None
         self._settings = copy.deepcopy(settings) | {"policy": policy}
         with warnings.catch_warnings():
             # Minibatches are whole trials, dealt evenly: that batch_size does not divide the rollout is no matter.
@@ -167,6 +170,12 @@ class RL2(TrialRollouts):
         """
         if self.env is None:
             raise ConfigError("this learner has no env to train in: pass env= to load, or call set_env.")
+        if self._resumed_rng is not None:
+            set_rng_state(self._resumed_rng)
+            self._resumed_rng = None
+        if self._resumed_rng is not None:
+            set_rng_state(self._resumed_rng)
+            self._resumed_rng = None
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 
@@ -199,6 +208,16 @@ class RL2(TrialRollouts):
         source = self._source
         vec_env = source.check_vec_env(env) if isinstance(env, VecEnv) else source.vec_env(env, self.n_envs)
         super().set_env(vec_env, force_reset)
+
+    @property
+    def env_id(self) -> str | None:
+        """Id that the learner was built with, or None if it was given an env."""
+        return self._source.env_id
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Keywords of the family, with an id."""
+        return dict(self._source.env_kwargs)
 
     def make_env(
         self,
@@ -268,22 +287,26 @@ class RL2(TrialRollouts):
         path: str | Path | BufferedIOBase,
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
-        *,
-        resume: bool = False,
     ) -> None:
         """Save in metagym's own format, whose loading executes nothing.
 
+        Everything is saved that further training depends on: parameters, optimiser, counters, random states, unfinished
+        trials, and a native env. So a learner loaded from it goes on, with ``learn(..., reset_num_timesteps=False)``,
+        exactly as this one would; at any step, also from a callback.
+
         Args:
             path: file; ".zip" is added where there is no suffix.
-            exclude: accepted for SB3's sake, and not used.
+            exclude: not supported; there because SB3 has it.
             include: likewise.
-            resume: also save the random states, the unfinished trials and the native env, so that a learner loaded
-                from it goes on (with ``learn(..., reset_num_timesteps=False)``) exactly as this one would.
+
+        Raises:
+            ConfigError: if the file cannot be written, or `path` is no path.
         """
-        del exclude, include
+        if exclude or include:
+            raise ConfigError("a metagym checkpoint has fixed contents: exclude and include are not supported.")
         if not isinstance(path, str | Path):
             raise ConfigError(f"RL2 saves to a path, not to a {type(path).__name__}.")
-        save_agent(self, path, resume=resume)
+        save_agent(self, path)
 
     @classmethod
     @override
@@ -293,20 +316,30 @@ class RL2(TrialRollouts):
         env: Any = None,
         device: th.device | str = "auto",
         custom_objects: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Self:
-        """A learner that predicts as the saved one did, and can train on.
+        """A learner that predicts as the saved one did, and trains on as it would have.
+
+        Stored random states are set at the first `learn`; loading changes none of the process's.
+
+        Training goes on with ``learn(n, reset_num_timesteps=False)`` as if it had never stopped: parameters, optimiser,
+        counters, unfinished trials, the process's random states (set when `learn` starts) and metagym's own envs
+        continue to the bit. Another env starts anew, and a warning says so.
 
         Args:
             path: what `save` wrote.
             env: as for the constructor; default: made anew from the id the learner was built with, if it was one.
             device: where to put the networks.
             custom_objects: what the file could not hold (say, a schedule that is a function), by keyword.
+            **kwargs: keywords of the learner class to change. (SB3's ``print_system_info`` and ``force_reset`` are
+                accepted, and not used.)
 
         Raises:
             CheckpointError: if it is no checkpoint of RL2, or needs `custom_objects`.
             ConfigError: if the env does not fit.
         """
-        return load_agent(cls, path, env, device, custom_objects)
+        changes = {name: value for name, value in kwargs.items() if name not in {"print_system_info", "force_reset"}}
+        return load_agent(cls, path, env, device, custom_objects, changes)
 
 
 class RL2PPO(RL2, PPO):

@@ -40,18 +40,19 @@ class Row(ABC):
     def sample(self, num_tasks: int) -> Params:
         """Tasks from the third stream."""
         index = np.arange(self._num_sampled, self._num_sampled + num_tasks)
+        tasks = self.distribution.draw(subkeys(self._sampling_key, index))[0]
         self._num_sampled += num_tasks
-        return self.distribution.draw(subkeys(self._sampling_key, index))[0]
+        return tasks
 
     def next_task(self) -> None:
         """Go on to the next task of the second stream."""
         place = self._num_tasks - self._block_start
         if place == _TASK_BLOCK:
-            place, self._block_start = 0, self._num_tasks
             index = np.arange(self._num_tasks, self._num_tasks + _TASK_BLOCK)
             params, ids = self.distribution.draw(subkeys(self._task_key, index))
             self._block, self._block_ids = params, ids.tolist()
             self._prepare_block()
+            place, self._block_start = 0, self._num_tasks
         self._num_tasks += 1
         self.task_id = self._block_ids[place]
         self._use_block(place)

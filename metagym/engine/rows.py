@@ -64,8 +64,9 @@ class Rows:
     def sample(self, num_tasks: int) -> Params:
         """Tasks from the third stream, which never touches a trajectory."""
         index = np.arange(self.num_sampled, self.num_sampled + num_tasks)
+        tasks = self.distribution.draw(subkeys(self.sampling_key, index))[0]
         self.num_sampled += num_tasks
-        return self.distribution.draw(subkeys(self.sampling_key, index))[0]
+        return tasks
 
     # --- tasks -------------------------------------------------------------------------------------------------
 

@@ -79,13 +79,14 @@ class _GRUSequence(th.autograd.Function):
         buffer[:, : 3 * size].addmm_(inputs, weight_ih.roll(size, 0).t())
         states = inputs.new_empty(batch_sizes[0] + len(inputs), size)
         states[: batch_sizes[0]] = 0.0
-        state = states[: batch_sizes[0]]
+        state, rows = states[: batch_sizes[0]], batch_sizes[0]
         weight = weight_hh.t()
         columns = (buffer[:, size:], buffer[:, size : 3 * size], *th.split(buffer, size, dim=1))
         outs = th.split(states[batch_sizes[0] :], batch_sizes)
-        for rzq, rz, n, r, z, q, out in zip(*(th.split(column, batch_sizes) for column in columns), outs, strict=True):
-            if len(out) != len(state):
-                state = state[: len(out)]
+        views = zip(batch_sizes, *(th.split(column, batch_sizes) for column in columns), outs, strict=True)
+        for alive, rzq, rz, n, r, z, q, out in views:
+            if alive != rows:
+                state, rows = state[:alive], alive
             rzq.addmm_(state, weight)
             rz.sigmoid_()
             n.addcmul_(r, q).tanh_()
@@ -133,24 +134,19 @@ def _backward_in_time(
     steps_per_block = max(1, BLOCK_ELEMENTS // (size * batch_sizes[0]))
     borders = [*range(0, len(batch_sizes), steps_per_block), len(batch_sizes)]
     high = len(buffer)
-    d_state: th.Tensor | None = None
+    d_state, rows = buffer.new_zeros(batch_sizes[-1], size), batch_sizes[-1]
     for start, stop in reversed(list(pairwise(borders))):
         low = high - sum(batch_sizes[start:stop])
         keep = th.split(_factors_in_place(buffer[low:high], previous[low:high]), batch_sizes[start:stop])
         high = low
         for step in range(stop - 1, start - 1, -1):
-            d_out = grads[step] if d_state is None else _add_rows(grads[step], d_state)
-            gates[step].mul_(d_out.unsqueeze(1))
-            d_state = (d_out * keep[step - start]).addmm_(d_rzqs[step], weight_hh)
-
-
-def _add_rows(grad: th.Tensor, d_state: th.Tensor) -> th.Tensor:
-    """`grad` (b, H) plus what flows back from the sequences that go on, the first rows."""
-    if len(grad) == len(d_state):
-        return grad + d_state
-    total = grad.clone()
-    total[: len(d_state)] += d_state
-    return total
+            if batch_sizes[step] == rows:
+                d_state.add_(grads[step])
+            else:  # sequences that end here join those that go on, the first rows
+                d_state, going_on, rows = grads[step].clone(), d_state, batch_sizes[step]
+                d_state[: len(going_on)] += going_on
+            gates[step].mul_(d_state.unsqueeze(1))
+            d_state.mul_(keep[step - start]).addmm_(d_rzqs[step], weight_hh)
 
 
 def _factors_in_place(buffer: th.Tensor, previous: th.Tensor) -> th.Tensor:

@@ -381,7 +381,7 @@ def test_resumed_training_is_uninterrupted_training(tmp_path, learner_class, at)
     class SaveAt(BaseCallback):
         def _on_step(self):
             if self.num_timesteps >= at and not (tmp_path / "agent.zip").exists():
-                self.model.save(tmp_path / "agent", resume=True)
+                self.model.save(tmp_path / "agent")
             return True
 
     through = make().learn(96, callback=SaveAt())
@@ -397,13 +397,21 @@ def test_resumed_training_is_uninterrupted_training(tmp_path, learner_class, at)
         np.testing.assert_array_equal(array, resumed.get_rollout_state()[name])
 
 
+def test_what_was_saved_before_training_trains_as_the_original(tmp_path):
+    original = lake()
+    original.save(tmp_path / "agent")
+    original.learn(48)
+    loaded = RL2.load(tmp_path / "agent").learn(48)
+    assert_same_parameters(loaded, parameters(original))
+
+
 def test_resuming_in_a_foreign_env_says_that_trials_start_anew(tmp_path):
     def wrapped():
         return RL2Context(Trial(gym.make(LAKE, size=4), episodes_per_trial=2))
 
     settings = {name: value for name, value in SMALL.items() if name != "n_envs"}
     agent = RL2("MlpPolicy", DummyVecEnv([wrapped] * 3), **settings).learn(24)
-    agent.save(tmp_path / "agent", resume=True)
+    agent.save(tmp_path / "agent")
     with pytest.warns(UserWarning, match="trials start anew"):
         loaded = RL2.load(tmp_path / "agent", env=DummyVecEnv([wrapped] * 3))
     loaded.learn(24, reset_num_timesteps=False)
@@ -419,6 +427,30 @@ def test_what_a_file_cannot_hold_is_asked_for_again(tmp_path):
         RL2.load(tmp_path / "agent")
     loaded = RL2.load(tmp_path / "agent", custom_objects={"learning_rate": schedule})
     assert loaded.lr_schedule(0.5) == 5e-4
+
+
+def test_a_learner_class_of_ones_own_is_passed_again(tmp_path):
+    class Mine(PPO):
+        pass
+
+    agent = lake(learner_class=Mine)
+    agent.save(tmp_path / "agent")
+    with pytest.raises(CheckpointError, match="'learner_class'"):
+        RL2.load(tmp_path / "agent")
+    loaded = RL2.load(tmp_path / "agent", custom_objects={"learner_class": Mine}, verbose=1, device="cpu")
+    assert isinstance(loaded, Mine)
+    assert loaded.verbose == 1
+    assert_predicts_alike(agent, loaded)
+
+
+def test_a_learner_of_an_id_that_is_gone_still_predicts(tmp_path):
+    metagym.register("MyLake-v0", "metagym.envs.frozen_lake:FrozenLake", size=4)
+    agent = RL2("MlpPolicy", "MyLake-v0", episodes_per_trial=2, **SMALL)
+    agent.save(tmp_path / "agent")
+    del gym.registry["MyLake-v0"]
+    with pytest.warns(UserWarning, match="'MyLake-v0', which is not registered"):
+        loaded = RL2.load(tmp_path / "agent")
+    assert_predicts_alike(agent, loaded)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -288,6 +288,30 @@ def test_gymnasiums_vector_wrappers_may_lie_between():
     adapter.env_method("set_task", adapter.env_method("sample_task")[0])
 
 
+class SometimesInfo(gym.Wrapper):
+    """Reports a key only where there is a reward, so that rows of one step differ in their keys."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, **({"won": "yes"} if reward else {})}
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, DISABLED])
+def test_rows_have_only_the_keys_that_they_reported(mode):
+    makers = [lambda: SometimesInfo(gym.make(BANDIT[0]))] * 4
+    adapter, dummy = VectorEnvAdapter(SyncVectorEnv(makers, autoreset_mode=mode)), DummyVecEnv(makers)
+    adapter.seed(0)
+    dummy.seed(0)
+    adapter.reset()
+    dummy.reset()
+    num_reports = 0
+    for _ in range(20):
+        infos = adapter.step(np.zeros(4, np.int64))[3]
+        assert_same(infos, dummy.step(np.zeros(4, np.int64))[3])
+        num_reports += sum("won" in info for info in infos)
+    assert 0 < num_reports < 80
+
+
 # --- SB3 ---------------------------------------------------------------------------------------------------------
 
 

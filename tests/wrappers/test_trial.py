@@ -108,6 +108,17 @@ def test_infos_have_python_types_and_the_same_keys_at_reset_and_at_every_step():
     assert isinstance(info["last_episode_length"], int)
 
 
+def test_no_return_yet_is_a_plain_zero_where_rewards_are_negative():
+    env = Trial(gym.make("MetaPointGoal-v0"), steps_per_trial=3)
+    env.reset(seed=0)
+    action = np.zeros(2, np.float32)
+    steps = [env.step(action) for _ in range(3)]
+    assert all(reward < 0.0 for _, reward, *_ in steps)
+    returns = [info["last_episode_return"] for *_, info in steps]
+    assert [str(value) for value in returns[:2]] == ["0.0", "0.0"]
+    assert returns[2] == sum(reward for _, reward, *_ in steps)
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),

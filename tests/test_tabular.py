@@ -1,0 +1,163 @@
+"""Tables: stepped, written out and solved, each against a naive loop."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from metagym import TaskDistribution
+from metagym.envs import FrozenLake
+from metagym.tabular import Position, thresholds
+from tests.parity import assert_same
+from tests.strategies import Hall, HallParams
+
+FAMILIES = [
+    Hall(),
+    FrozenLake(size=2),
+    FrozenLake(size=3, remap_actions=True, success_rate=(0.0, 1.0)),
+    FrozenLake(size=3, is_slippery=False, random_goal=True),
+]
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
+
+
+def _params(family, num_tasks, seed=0):
+    return TaskDistribution(family).draw(np.random.default_rng(seed).integers(0, 2**64, num_tasks, np.uint64))[0]
+
+
+def _outcomes(family, params, row, state, action):
+    """(probability, next state, reward, terminated, success) of each outcome, by hand from the tables."""
+    table = family.table(params)
+    effect = action if table.relabel is None else table.relabel[row, action]
+    for outcome, probability in enumerate(table.probability):
+        after = family.successors[state, effect, outcome]
+        yield float(probability[row]), int(after), *family.cells[table.kind[row].reshape(-1)[after]]
+
+
+@every_family
+def test_dense_tables_are_the_outcomes_and_terminal_states_absorb(family):
+    params = _params(family, 3)
+    dense, kinds = family.dense(params), family.table(params).kind.reshape(3, -1)
+    num_states, num_actions, _ = family.successors.shape
+    for row, state, action in itertools.product(range(3), range(num_states), range(num_actions)):
+        got = list(zip(*(column[row, state, action].tolist() for column in dense), strict=True))
+        if family.cells[kinds[row, state]].terminal:
+            assert all(outcome[1:] == (state, 0.0, True) for outcome in got)
+        else:
+            assert got == [outcome[:4] for outcome in _outcomes(family, params, row, state, action)]
+    np.testing.assert_allclose(dense.probability.sum(axis=3), 1.0, atol=1e-12)
+    assert (dense.probability >= 0.0).all()
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(FAMILIES), st.integers(0, 100), st.data())
+def test_a_step_takes_the_outcome_that_its_uniform_falls_on(family, seed, data):
+    params = _params(family, 2, seed)
+    num_states, num_actions, _ = family.successors.shape
+    states = [data.draw(st.integers(0, num_states - 1)) for _ in range(2)]
+    actions = [data.draw(st.integers(0, num_actions - 1)) for _ in range(2)]
+    noise = data.draw(st.floats(0.0, 1.0, exclude_max=True))
+    step = family.step(Position(np.array(states)), np.array(actions), params, np.full((2, 1), noise))
+    for row in range(2):
+        passed = 0.0
+        for probability, after, reward, terminal, success in _outcomes(family, params, row, states[row], actions[row]):
+            passed += probability
+            expected = (after, reward, terminal, success)
+            if noise < passed:
+                break
+        assert (step.state.cell[row], step.reward[row], step.terminated[row], step.success[row]) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES[:3], ids=lambda family: type(family).__name__)
+def test_outcomes_come_with_their_probabilities(family):
+    params = _params(family, 1).take(np.zeros(20_000, np.int64))
+    noise = np.random.default_rng(0).random((20_000, 1))
+    step = family.step(Position(np.full(20_000, 1)), np.ones(20_000, np.int64), params, noise)
+    expected = np.zeros(len(family.successors))
+    for probability, after, *_ in _outcomes(family, params.take(np.array([0])), 0, 1, 1):
+        expected[after] += probability
+    counts = np.bincount(step.state.cell, minlength=len(expected))
+    assert (counts[expected == 0] == 0).all()
+    assert stats.chisquare(counts[expected > 0], expected[expected > 0] * 20_000).pvalue > 1e-3
+
+
+def _value(family, params, row, state, horizon, greedy):
+    """Expected return, by recursion over all outcomes."""
+    kind = family.table(params).kind[row].reshape(-1)[state]
+    if horizon == 0 or family.cells[kind].terminal:
+        return 0.0
+    values = []
+    for action in range(family.successors.shape[1]):
+        value = 0.0
+        for probability, after, reward, terminal, _ in _outcomes(family, params, row, state, action):
+            rest = 0.0 if terminal else _value(family, params, row, after, horizon - 1, greedy)
+            value += probability * (reward + rest)
+        values.append(value)
+    return max(values) if greedy else sum(values) / len(values)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("family", FAMILIES[:2], ids=lambda family: type(family).__name__)
+def test_values_are_those_of_recursion_over_all_outcomes(family, greedy):
+    params = _params(family, 3)
+    for horizon in (0, 1, 3):
+        values = family.state_values(params, greedy=greedy, horizon=horizon)
+        for row, state in itertools.product(range(3), range(len(family.successors))):
+            expected = _value(family, params, row, state, horizon, greedy)
+            assert values[row, state] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_optimal_return_is_the_best_of_all_open_loop_plans_where_nothing_is_random():
+    family = FrozenLake(size=2, is_slippery=False, episode_length=3)
+    params = _params(family, 4)
+    best = np.zeros(4)
+    for plan in itertools.product(range(4), repeat=3):
+        state, total, running = family.initial(params, np.empty((4, 0))), np.zeros(4), np.ones(4, np.bool_)
+        for action in plan:
+            step = family.step(state, np.full(4, action), params, np.zeros((4, 1)))
+            total += running * step.reward
+            running &= ~step.terminated
+            state = step.state
+        best = np.maximum(best, total)
+    assert family.optimal_return(params).tolist() == best.tolist()
+
+
+@every_family
+def test_reference_returns_are_the_values_of_the_start(family):
+    params = _params(family, 4)
+    assert_same(family.optimal_return(params), family.state_values(params)[:, family.start])
+    assert_same(family.random_return(params), family.state_values(params, greedy=False)[:, family.start])
+
+
+def test_the_random_return_is_the_mean_return_of_random_actions():
+    family = FrozenLake(size=2)
+    params = _params(family, 1).take(np.zeros(20_000, np.int64))
+    rng = np.random.default_rng(0)
+    state, total, running = family.initial(params, np.empty((20_000, 0))), np.zeros(20_000), np.ones(20_000, np.bool_)
+    for _ in range(family.episode_length):
+        step = family.step(state, rng.integers(0, 4, 20_000), params, rng.random((20_000, 1)))
+        total += running * step.reward
+        running &= ~step.terminated
+        state = step.state
+    expected = family.random_return(params.take(np.array([0])))[0]
+    assert abs(total.mean() - expected) < 4.5 * total.std() / np.sqrt(20_000)
+
+
+def test_thresholds_are_cumulative_probabilities_but_the_last():
+    columns = tuple(np.array(column) for column in ([0.25, 0.0], [0.25, 1.0], [0.5, 0.0]))
+    assert [threshold.tolist() for threshold in thresholds(columns)] == [[0.25, 0.0], [0.5, 1.0]]
+    assert thresholds(columns[:1]) == []
+
+
+def test_a_step_by_hand_in_the_hall():
+    family = Hall()
+    params = HallParams(
+        kinds=np.array([[0, 0, 1, 2, 0, 0, 0, 0]] * 3, np.uint8), labels=np.array([[0, 1], [1, 0], [0, 1]], np.uint8)
+    )
+    step = family.step(Position(np.array([1, 1, 2])), np.array([1, 1, 1]), params, np.array([[0.5], [0.5], [0.8]]))
+    # Row 0 goes right into the end, row 1 has its actions swapped, row 2 slips to the left.
+    assert step.state.cell.tolist() == [2, 0, 1]
+    assert step.reward.tolist() == [1.0, -0.25, -0.25]
+    assert step.terminated.tolist() == step.success.tolist() == [True, False, False]
