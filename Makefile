@@ -37,11 +37,11 @@ fmt: ## format, and repair what can be repaired
 demo: ## the main job, in a minute
 	$(BIN)metagym demo
 
-bench: ## measure speed against peers (needs the bench extra)
-	@for script in benchmarks/bench_*.py; do echo "# $$script" && $(PYTHON) $$script || exit 1; done
+bench: ## measure stepping speed (beside EnvPool, with the bench extra)
+	$(PYTHON) -m benchmarks.stepping
 
 docs-numbers: ## write the stored results into the tables of the docs
-	$(PYTHON) benchmarks/write_docs.py
+	$(PYTHON) -m benchmarks.write_docs
 
 clean: ## remove what the tools leave behind
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

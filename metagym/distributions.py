@@ -173,7 +173,9 @@ class TaskDistribution:
             noise = np.empty((len(keys), 0))
         details = self.family.draw_details(noise, self._region)
         if details:
-            words = words + content_words(self.family.name, details)
+            # Without noise all tasks have the same details, and one row stands for all.
+            distinct = details if noise.shape[1] else {name: column[:1] for name, column in details.items()}
+            words = words + content_words(self.family.name, distinct)
         return self.family.params_type(**structure, **details), content_ids(words)
 
     def _from_table(self, keys: Keys) -> tuple[dict[str, Array], Keys]:

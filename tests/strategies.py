@@ -182,7 +182,12 @@ class TollHall(Hall):
 FAMILIES = [Drift, Hall, FoggyHall, TollHall]
 
 
-# --- envs --------------------------------------------------------------------------------------------------------------
+def family_of(setting):
+    """The family of one of `SETTINGS`, or of a class."""
+    return setting() if isinstance(setting, type) else make_family(setting[0], **setting[1])
+
+
+# --- envs ------------------------------------------------------------------------------------------------------------
 
 
 def scalar_env(setting, **kwargs):
@@ -243,7 +248,7 @@ def everything(name):
     }
 
 
-# --- Hypothesis --------------------------------------------------------------------------------------------------------
+# --- Hypothesis ------------------------------------------------------------------------------------------------------
 
 seeds = st.integers(0, 2**63)
 settings_of_ids = st.sampled_from(SETTINGS)

@@ -29,7 +29,8 @@ def _clean_registry():
 def test_the_builtin_ids_are_registered():
     assert set(BUILTIN) <= set(family_ids())
     assert family_ids() == sorted(family_ids())
-    assert IDS == ["MetaBandit-v0", "MetaFrozenLake-v0", "MetaPointGoal-v0"]
+    assert set(IDS) == set(BUILTIN)
+    assert {"MetaBandit-v0", "MetaFrozenLake-v0", "MetaPointGoal-v0"} <= set(IDS)
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -64,7 +65,7 @@ def test_unknown_keywords_are_refused_by_name(make, name):
 
 
 def test_an_unknown_id_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="'MetaNothing-v0' is unknown.*MetaBandit-v0, MetaFrozenLake-v0"):
+    with pytest.raises(ConfigError, match=r"'MetaNothing-v0' is unknown.*MetaBandit-v0, MetaFrozenLake-v0"):
         make_family("MetaNothing-v0")
     with pytest.raises(ConfigError, match="'CartPole-v1' is unknown"):
         make_family("CartPole-v1")
@@ -107,9 +108,18 @@ def test_registering_the_same_again_says_nothing_and_anything_else_warns():
 
 @pytest.mark.parametrize(
     "entry_point",
-    ["", "nonsense", "no.such.module:Family", "metagym.envs:NoSuchFamily", ":FrozenLake", ".envs:FrozenLake", "metagym.envs",
-     "numpy:ndarray", "metagym.registry:make_env"],
-)  # fmt: skip
+    [
+        "",
+        "nonsense",
+        "no.such.module:Family",
+        "metagym.envs:NoSuchFamily",
+        ":FrozenLake",
+        ".envs:FrozenLake",
+        "metagym.envs",
+        "numpy:ndarray",
+        "metagym.registry:make_env",
+    ],
+)
 def test_an_entry_point_that_is_no_family_is_refused(entry_point):
     with pytest.raises(ConfigError, match=r"no family at|no subclass"):
         load_family(entry_point)
@@ -143,7 +153,7 @@ print([name for name in heavy if name in sys.modules])
 
 
 def test_importing_metagym_takes_little_more_than_importing_gymnasium():
-    code = "import time, gymnasium, gymnasium.vector; t = time.perf_counter(); import metagym; print(time.perf_counter() - t)"
+    code = "import time, gymnasium.vector as g; t = time.process_time(); import metagym; print(time.process_time() - t)"
     assert min(float(_python(code)) for _ in range(2)) < 0.25
 
 
@@ -155,8 +165,8 @@ def test_an_id_with_the_module_in_it_needs_no_import():
 @pytest.mark.parametrize("name", IDS)
 def test_making_an_env_is_quick(name):
     gym.make(name)
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(3):
         gym.make(name).reset(seed=0)
         gym.make_vec(name, num_envs=4).reset(seed=0)
-    assert time.perf_counter() - start < 3.0
+    assert time.process_time() - start < 3.0

@@ -67,7 +67,10 @@ class Reptile(BaseAlgorithm):
             ``sample_task()`` and ``set_task(task)``. Scalar envs are copied, vector envs are used as they are.
         learner_class: the inner learner, any of SB3 and its contrib package, or its name.
         learning_rate: epsilon, the outer step size: a number, or a function of the fraction of training that remains.
-        inner_timesteps: environment steps on one task, over all rows together; rounded up to whole rollouts.
+            Runs of reinforcement learning are noisy: small steps such as 0.1, with several tasks an iteration, learn
+            more than 1.0, which goes all the way to the mean.
+        inner_timesteps: environment steps on one task, over all rows together; rounded up to whole rollouts. Every row
+            should play some episodes in it.
         meta_batch_size: n, tasks of one iteration.
         inner_optimizer: "fresh" starts every task with an optimiser without moments; "carry" hands them on from task
             to task.

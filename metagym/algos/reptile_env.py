@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from metagym.algos.reptile_inner import check_counts
 from metagym.engine import TaskEnv, TaskVectorEnv
 from metagym.errors import ConfigError
-from metagym.vector_tasks import set_tasks
 from metagym.wrappers.sb3 import VectorEnvAdapter
 
 __all__ = [
@@ -160,11 +159,9 @@ def draw_tasks(env: VecEnv, n: int) -> list[Any]:
 
 def give_task(env: VecEnv, task: Any) -> None:
     """Pin the same task in every row, from its next reset on; None unpins, where the envs are metagym's."""
-    inner = env.unwrapped
-    if isinstance(inner, VectorEnvAdapter):
-        inner.set_tasks([task] * env.num_envs)
-    elif task is not None:
-        set_tasks(env, [task] * env.num_envs)
+    # Not `metagym.set_tasks`, which asks for a task_space: sample_task and set_task suffice here.
+    if task is not None or native_env(env) is not None or env.has_attr("task_space"):
+        env.env_method("set_task", task)
 
 
 def require_env(env: VecEnv | None) -> VecEnv:

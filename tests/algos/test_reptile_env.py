@@ -18,8 +18,9 @@ def test_ids_scalar_envs_and_vector_envs_are_accepted():
     scalar = gym.make(POINT, split="test")
     vector = gym.make_vec(POINT, num_envs=3, autoreset_mode=AutoresetMode.SAME_STEP)
     sync = SyncVectorEnv([lambda: gym.make(POINT)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    lines = SyncVectorEnv([Line] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
     dummy = DummyVecEnv([lambda: gym.make(POINT)] * 2)
-    for env, rows in ((POINT, 4), (scalar, 8), (Line(), 8), (vector, 3), (sync, 2), (dummy, 2)):
+    for env, rows in ((POINT, 4), (scalar, 8), (Line(), 8), (vector, 3), (sync, 2), (lines, 2), (dummy, 2)):
         agent = tiny(env, meta_batch_size=1).learn(1)
         assert agent.n_envs == rows
     assert tiny(scalar).env.unwrapped.env.task_distribution == scalar.unwrapped.task_distribution
