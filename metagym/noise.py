@@ -16,8 +16,8 @@ __all__ = ["GAMMA", "advance", "mix", "seed_keys", "subkeys", "uniforms"]
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 # As 0-d arrays, which ufuncs take in half the time of NumPy's scalars.
 _GAMMA, _FIRST, _SECOND = (np.array(word, np.uint64) for word in (GAMMA, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_UNIT = np.array(2.0**-53)
 _S27, _S30, _S31, _S11 = (np.array(shift, np.uint64) for shift in (27, 30, 31, 11))
-_UNIT = 2.0**-53
 
 
 def mix(words: Keys) -> Keys:

@@ -9,7 +9,16 @@ from metagym.engine import TaskEnv, TaskVectorEnv
 from metagym.errors import ConfigError
 from metagym.family import Family
 
-__all__ = ["BUILTIN", "family_ids", "load_family", "make_env", "make_family", "make_vector_env", "register"]
+__all__ = [
+    "BUILTIN",
+    "family_ids",
+    "load_family",
+    "make_env",
+    "make_family",
+    "make_vector_env",
+    "register",
+    "register_builtin",
+]
 
 BUILTIN: dict[str, tuple[str, dict[str, Any]]] = {
     "MetaFrozenLake-v0": ("metagym.envs.frozen_lake:FrozenLake", {}),

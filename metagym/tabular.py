@@ -1,7 +1,8 @@
 """Families whose dynamics are a table: stepped as a table, solved from the same table."""
 
 from abc import abstractmethod
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -11,7 +12,7 @@ from typing_extensions import override
 from metagym.family import Family, Params, Step
 from metagym.types import Array, Bool, Float, Int
 
-__all__ = ["Cell", "DenseTable", "Position", "Table", "TabularFamily", "thresholds"]
+__all__ = ["Cell", "DenseTable", "Position", "Table", "TabularFamily", "outcomes", "thresholds"]
 
 ParamsT = TypeVar("ParamsT", bound=Params)
 
@@ -62,6 +63,14 @@ def _row_offsets(num_rows: int, width: int) -> Int:
     return offsets
 
 
+def _test_of(flags: list[bool]) -> Callable[[Array], Bool]:
+    """From kinds of cells to their flags: one comparison where the flagged kinds are the last, else a lookup."""
+    first = flags.index(True) if any(flags) else len(flags)
+    if all(flags[first:]):
+        return partial(np.less_equal, np.array(first, np.uint8))
+    return np.array(flags, dtype=np.bool_).take
+
+
 class TabularFamily(Family[Position, ParamsT]):
     """A family with S states, A actions and K outcomes of an action.
 
@@ -86,10 +95,13 @@ class TabularFamily(Family[Position, ParamsT]):
 
     def _compile(self) -> None:
         """Lay the tables out for stepping; to be called at the end of ``__init__``."""
+        # As 0-d arrays, which ufuncs take faster than Python's numbers.
+        self._num_actions, self._num_outcomes = (np.array(size) for size in self.successors.shape[1:])
         self._flat_successors = np.ascontiguousarray(self.successors.reshape(-1))
         self._rewards = np.array([cell.reward for cell in self.cells], dtype=np.float64)
         self._terminals = np.array([cell.terminal for cell in self.cells], dtype=np.bool_)
-        self._successes = np.array([cell.success for cell in self.cells], dtype=np.bool_)
+        self._is_terminal = _test_of([cell.terminal for cell in self.cells])
+        self._is_success = _test_of([cell.success for cell in self.cells])
 
     @override
     def initial(self, params: ParamsT, noise: Float) -> Position:
@@ -104,15 +116,15 @@ class TabularFamily(Family[Position, ParamsT]):
         num_rows = len(action)
         if table.relabel is not None:
             action = table.relabel.reshape(-1).take(_row_offsets(num_rows, num_actions) + action)
-        entry = state.cell * num_actions
+        entry = state.cell * self._num_actions
         entry += action
         if num_outcomes > 1:
-            entry *= num_outcomes
+            entry *= self._num_outcomes
             entry += outcomes(table.probability, noise[:, 0])
         index = self._flat_successors.take(entry)
-        # Widened once: `take` would widen the same small integers three times.
-        kind = table.kind.reshape(-1).take(_row_offsets(num_rows, num_states) + index).astype(np.intp)
-        return Step(Position(index), self._rewards.take(kind), self._terminals.take(kind), self._successes.take(kind))
+        kind = table.kind.reshape(-1).take(_row_offsets(num_rows, num_states) + index)
+        reward = self._rewards.take(kind.astype(np.intp))  # `take` itself widens small integers slowly
+        return Step(Position(index), reward, self._is_terminal(kind), self._is_success(kind))
 
     @override
     def observe(self, state: Position, params: ParamsT) -> Array:
@@ -173,8 +185,12 @@ class TabularFamily(Family[Position, ParamsT]):
 def outcomes(probability: tuple[Float, ...], draw: Float) -> Array:
     """The outcome that each uniform stands for, int8 (N,)."""
     # Counted in bytes: adding booleans to wider integers costs a conversion each time.
-    passed = [(draw >= threshold).view(np.int8) for threshold in thresholds(probability)]
-    return sum(passed[1:], start=passed[0])
+    threshold = probability[0]
+    passed: Array = (draw >= threshold).view(np.int8)
+    for column in probability[1:-1]:
+        threshold = threshold + column
+        passed = passed + (draw >= threshold).view(np.int8)
+    return passed
 
 
 def thresholds(probability: tuple[Float, ...]) -> list[Float]:

@@ -8,7 +8,7 @@
            later episodes earn with it
     5.     improve the policy by any on-policy learner (PPO), back-propagating through whole trials
 
-What is learnt is itself a learning algorithm: meeting a new task, the weights stay and only the memory changes.
+What is learnt is itself a learning algorithm: on a new task the weights stay, and only the memory changes.
 
 Differs from the papers: PPO or A2C in place of TRPO and of asynchronous A2C; the learner minimises through complete
 trials only, so a trial longer than a rollout is carried over and trained on when it has ended.
@@ -48,7 +48,13 @@ __all__ = ["RL2", "RL2A2C", "RL2PPO"]
 DEFAULT_N_ENVS = 64
 # Steps of a rollout over all rows, unless that is less than a trial in each.
 ROLLOUT_STEPS = 4096
-PPO_DEFAULTS: dict[str, Any] = {"n_epochs": 4, "learning_rate": 2e-3, "gae_lambda": 0.6, "ent_coef": 0.01}
+PPO_DEFAULTS: dict[str, Any] = {
+    "n_epochs": 4,
+    "learning_rate": 5e-3,
+    "gamma": 0.97,
+    "gae_lambda": 0.7,
+    "ent_coef": 0.01,
+}
 
 
 class RL2(TrialRollouts):
@@ -73,10 +79,11 @@ class RL2(TrialRollouts):
         n_envs: trials played in parallel (64).
         env_kwargs: keywords of the family, with an id.
         split: part of the distribution that training tasks come from, with an id.
-        **kwargs: those of `learner_class`. With PPO these differ from SB3's defaults: ``n_steps`` (the fewest whole
-            trials that give 4096 steps over all rows), ``batch_size`` (a quarter of a rollout; minibatches
-            are whole trials of about so many steps), ``n_epochs`` 4, ``learning_rate`` 1e-3, ``gae_lambda`` 0.9,
-            ``ent_coef`` 0.01. With A2C: ``n_steps``.
+        **kwargs: those of `learner_class`. These differ from SB3's defaults: ``n_steps`` such that a rollout has about
+            4096 steps over all rows, a whole number of trials if these have a fixed length; with PPO also
+            ``batch_size`` (a quarter of a rollout; minibatches are whole trials of about so many steps), ``n_epochs``
+            4, ``learning_rate`` 5e-3, ``gamma`` 0.97, ``gae_lambda`` 0.7 and ``ent_coef`` 0.01. They suit memories
+            of about 64 units; larger ones, and long training, want a lower or a decaying learning rate.
 
     Attributes:
         env: the training env, SB3's.
@@ -262,8 +269,7 @@ class RL2(TrialRollouts):
     ) -> AdaptedPolicy:
         """Play some episodes of one task; what was learnt of it is in the memory of the policy returned.
 
-        The learner does not change: not its parameters, counters or training env, and not the random states of the
-        process. These steps are not counted.
+        The learner does not change, nor do the random states of the process. These steps are not counted.
 
         Args:
             task: a task, or a scalar metagym env, whose task (pinned or drawn) is played.
@@ -292,7 +298,7 @@ class RL2(TrialRollouts):
 
         Everything is saved that further training depends on: parameters, optimiser, counters, random states, unfinished
         trials, and a native env. So a learner loaded from it goes on, with ``learn(..., reset_num_timesteps=False)``,
-        exactly as this one would; at any step, also from a callback.
+        exactly as this one would.
 
         Args:
             path: file; ".zip" is added where there is no suffix.
@@ -320,7 +326,7 @@ class RL2(TrialRollouts):
     ) -> Self:
         """A learner that predicts as the saved one did, and trains on as it would have.
 
-        Stored random states are set at the first `learn`; loading changes none of the process's.
+        Random states are set at the first `learn`, not by loading.
 
         Training goes on with ``learn(n, reset_num_timesteps=False)`` as if it had never stopped: parameters, optimiser,
         counters, unfinished trials, the process's random states (set when `learn` starts) and metagym's own envs

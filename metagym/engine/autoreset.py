@@ -14,10 +14,11 @@ from metagym.errors import ConfigError
 from metagym.tasks import Task
 from metagym.types import Array, Bool, Float, Int
 
-__all__ = ["RowStep", "RowsVectorEnv"]
+__all__ = ["RowStep", "RowsVectorEnv", "check_seed"]
 
 RowStep = tuple[Float, Bool, Bool, dict[str, Any]]
 _NONE: Int = np.empty(0, np.int64)
+_INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
 _OPTIONS = frozenset({"reset_mask", "task", "tasks", "repeat_task"})
 
 
@@ -56,6 +57,8 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
             accepted = [mode.name for mode in AutoresetMode]
             raise ConfigError(f"autoreset_mode={autoreset_mode!r} is unknown; accepted are {accepted}") from unknown
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self._actions_shape = self.action_space.shape
+        self._num_actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 0
         self._finished: Int | None = None
         self._all_rows = np.ones(self.num_envs, np.bool_)
 
@@ -172,7 +175,9 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
             active[finished] = False
         reward, terminated, truncated, info = self.step_rows(actions, active)
         if finished.size:
-            reward[finished], terminated[finished], truncated[finished] = 0.0, False, False
+            reward[finished] = 0.0
+            terminated &= active
+            truncated &= active
             _merge(info, self.reset_rows(finished), finished)
         self._finished = (terminated | truncated).nonzero()[0]
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._finished.size:
@@ -241,14 +246,14 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
         return [None if value is None else int(value) for value in seeds]
 
     def _check_actions(self, actions: Any) -> Array:
-        shape, space = self.action_space.shape, self.single_action_space
+        shape = self._actions_shape
         try:
             array: Array = np.asarray(actions)
         except ValueError as ragged:
             raise ConfigError(f"actions must be numbers of shape {shape}, got {actions!r}") from ragged
         if array.shape != shape:
             raise ConfigError(f"actions have shape {array.shape}; accepted is {shape}")
-        return _check_integers(array, space.n) if isinstance(space, spaces.Discrete) else _check_finite(array)
+        return _check_integers(array, self._num_actions) if self._num_actions else _check_finite(array)
 
     # --- infos -------------------------------------------------------------------------------------------------
 
@@ -282,13 +287,13 @@ def check_seed(seed: Any) -> None:
         raise ConfigError(f"a seed must be a non-negative integer or None, got {seed!r}")
 
 
-def _check_integers(actions: Array, num_actions: np.int64) -> Array:
-    if actions.dtype != np.int64:
+def _check_integers(actions: Array, num_actions: int) -> Array:
+    if actions.dtype != _INT64:
         if actions.dtype.kind not in "iu":
             raise ConfigError(f"actions must be integers, got dtype {actions.dtype}")
         actions = actions.astype(np.int64)
     # Seen as unsigned, negative actions are huge: one reduction checks both ends.
-    if np.maximum.reduce(actions.view(np.uint64)) >= num_actions:
+    if int(np.maximum.reduce(actions.view(_UINT64))) >= num_actions:
         raise ConfigError(f"actions must be in 0..{num_actions - 1}, got {actions.tolist()}")
     return actions
 

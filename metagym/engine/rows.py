@@ -13,6 +13,8 @@ from metagym.types import Array, Bool, Float, Int, Keys
 
 __all__ = ["Rows"]
 
+_ONE = np.array(1)  # 0-d arrays: ufuncs take them faster than Python's numbers
+
 
 class Rows:
     """State of N rows, advanced all together and reset one by one.
@@ -137,7 +139,7 @@ class Rows:
         noise = self._step_noise(active)
         step = self.family.step(self.state, action, self.params, noise)
         self.state = step.state
-        self.elapsed += 1
+        self.elapsed += _ONE
         return step
 
     def _step_noise(self, active: Bool | None) -> Float:

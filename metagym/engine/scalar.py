@@ -17,7 +17,7 @@ from metagym.family import Family
 from metagym.noise import seed_keys
 from metagym.tasks import Task
 
-__all__ = ["RENDER_MODES", "TaskEnv"]
+__all__ = ["RENDER_MODES", "TaskEnv", "check_render_mode"]
 
 RENDER_MODES = ["ansi", "rgb_array"]
 _OPTIONS = frozenset({"task", "repeat_task"})

@@ -21,6 +21,7 @@ __all__ = ["FrozenLake", "FrozenLakeParams"]
 
 _MARGIN = 0.1
 _PERMUTATIONS = np.array(list(permutations(range(4))), dtype=np.uint8)
+_ONE, _HALF = np.array(1.0), np.array(0.5)  # 0-d arrays: ufuncs take them faster than Python's numbers
 _CELLS = (
     Cell(reward=0.0, terminal=False, success=False),
     Cell(reward=0.0, terminal=False, success=False),
@@ -226,7 +227,7 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
         relabel = params.action_map if self.remap_actions else None
         if not self.is_slippery:
             return Table(params.map, (np.ones(len(params.map)),), relabel)
-        slip = (1.0 - params.success_rate) / 2.0
+        slip = (_ONE - params.success_rate) * _HALF
         return Table(params.map, (slip, params.success_rate, slip), relabel)
 
     def transitions(self, task: Task) -> dict[int, dict[int, list[tuple[float, int, float, bool]]]]:
