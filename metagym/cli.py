@@ -126,8 +126,8 @@ def train(
         if algo == "rl2" and not {"episodes_per_trial", "steps_per_trial"} & set(chosen):
             chosen["episodes_per_trial"] = 5
         config = runs.RunConfig(
-            algo=algo, env_id=env, env_kwargs=parse_settings(env_set), settings=chosen, total_timesteps=timesteps or 1_000_000,
-            seed=seed, device=device, tensorboard=tensorboard,
+            algo=algo, env_id=env, env_kwargs=parse_settings(env_set), settings=chosen, seed=seed, device=device,
+            total_timesteps=timesteps or 1_000_000, tensorboard=tensorboard,
         )  # fmt: skip
     try:
         agent = runs.train(config, folder, resume=resume, checkpoint_seconds=checkpoint_seconds, progress_bar=True)

@@ -183,10 +183,12 @@ class TabularFamily(Family[Position, ParamsT]):
 
 
 def outcomes(probability: tuple[Float, ...], draw: Float) -> Array:
-    """The outcome that each uniform stands for, int8 (N,)."""
-    # Counted in bytes: adding booleans to wider integers costs a conversion each time.
+    """The outcome that each uniform stands for, integers (N,); K is at least 2."""
+    # Counted in bytes where they suffice: adding booleans to wider integers costs a conversion each time.
     threshold = probability[0]
     passed: Array = (draw >= threshold).view(np.int8)
+    if len(probability) > 128:
+        passed = passed.astype(np.int64)
     for column in probability[1:-1]:
         threshold = threshold + column
         passed = passed + (draw >= threshold).view(np.int8)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from metagym.registry import BUILTIN
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "metagym"
 FOLDERS = ("metagym", "tests", "examples", "benchmarks", "docs", ".ci")
@@ -136,6 +138,12 @@ def test_import_contracts_of_pyproject_hold():
     )
 
     assert " 0 broken" in output
+
+
+def test_the_contract_of_independent_families_lists_them_all():
+    contracts = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.importlinter]")[2]
+
+    assert [entry for entry, _ in BUILTIN.values() if f'"{entry.partition(":")[0]}"' not in contracts] == []
 
 
 def test_modules_do_not_import_each_other_in_a_circle():

@@ -149,12 +149,33 @@ def test_details_follow_their_law_in_every_part():
         assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_structure_and_details_are_independent():
-    family = FrozenLake(size=2, success_rate=(0.0, 1.0))
+@pytest.mark.parametrize("kind", [FrozenLake, RejectedLake])
+def test_structure_and_details_are_independent(kind):
+    family = kind(size=3, frozen_probability=0.5, success_rate=(0.0, 1.0))
     params, _ = TaskDistribution(family).draw(keys(4000))
-    _, maps = np.unique(params.map, axis=0, return_inverse=True)
-    table = np.histogram2d(maps.ravel(), params.success_rate, bins=(maps.max() + 1, 5))[0]
-    assert stats.chi2_contingency(table).pvalue > 1e-3
+    for cell in range(1, 8):
+        table = np.histogram2d(params.map.reshape(-1, 9)[:, cell], params.success_rate, bins=(2, 5))[0]
+        assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_the_largest_uniform_gives_the_last_structure_though_weights_do_not_add_up(monkeypatch):
+    family = Coins(num_arms=2)
+    means = np.linspace(0.0, 1.0, 10)[:, None].repeat(2, axis=1)
+    monkeypatch.setattr(family, "enumerate_structures", lambda: ({"means": means}, np.full(10, 0.1)))
+    assert np.cumsum(np.full(10, 0.1))[-1] < 1.0
+    distribution = TaskDistribution(family)
+    monkeypatch.setattr("metagym.distributions.uniforms", lambda some, num: np.full((len(some), num), 1.0 - 2.0**-53))
+    assert distribution.draw(keys(3))[0].means.tolist() == [[1.0, 1.0]] * 3
+
+
+def test_the_task_of_a_key_behind_a_filter_does_not_depend_on_the_other_keys():
+    distribution = TaskDistribution(PointGoal()).where(lambda tasks: tasks.goal[:, 0] > 0.3)
+    some = keys(60)
+    params, ids = distribution.draw(some)
+    for row in range(60):
+        single, single_id = distribution.draw(some[row : row + 1])
+        assert_same(single.goal[0], params.goal[row])
+        assert single_id[0] == ids[row]
 
 
 def test_a_filter_keeps_the_law_of_what_it_lets_through():

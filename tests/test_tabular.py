@@ -10,7 +10,7 @@ from scipy import stats
 
 from metagym import TaskDistribution
 from metagym.envs import FrozenLake
-from metagym.tabular import Position, thresholds
+from metagym.tabular import Position, outcomes, thresholds
 from tests.parity import assert_same
 from tests.strategies import Hall, HallParams
 
@@ -149,6 +149,14 @@ def test_thresholds_are_cumulative_probabilities_but_the_last():
     columns = tuple(np.array(column) for column in ([0.25, 0.0], [0.25, 1.0], [0.5, 0.0]))
     assert [threshold.tolist() for threshold in thresholds(columns)] == [[0.25, 0.0], [0.5, 1.0]]
     assert thresholds(columns[:1]) == []
+
+
+@pytest.mark.parametrize("num_outcomes", [2, 3, 127, 128, 129, 130, 300])
+def test_the_outcome_is_the_number_of_thresholds_passed_however_many_there_are(num_outcomes):
+    draw = np.linspace(0.0, 1.0, 700, endpoint=False)
+    columns = tuple(np.full(700, 1 / num_outcomes) for _ in range(num_outcomes))
+    cumulative = [threshold[0] for threshold in thresholds(columns)]
+    assert outcomes(columns, draw).tolist() == np.searchsorted(cumulative, draw, side="right").tolist()
 
 
 def test_a_step_by_hand_in_the_hall():

@@ -174,7 +174,7 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
             active = self._all_rows.copy()
             active[finished] = False
         reward, terminated, truncated, info = self.step_rows(actions, active)
-        if finished.size:
+        if active is not None:
             reward[finished] = 0.0
             terminated &= active
             truncated &= active
