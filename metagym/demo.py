@@ -37,14 +37,14 @@ __all__ = ["ENV_ID", "ENV_KWARGS", "EPISODES", "run", "train_memoryless", "train
 ENV_ID = "MetaFrozenLake-v0"
 ENV_KWARGS: dict[str, Any] = {"is_slippery": False, "episode_length": 20}
 EPISODES = 6
-TIMESTEPS = 2_000_000
+TIMESTEPS = 1_500_000
 NUM_TASKS = 500
 HOLE = 2  # in the maps of MetaFrozenLake
 RL2_SETTINGS: dict[str, Any] = {
     "episodes_per_trial": EPISODES,
     "n_envs": 128,
-    "batch_size": 1920,
-    "learning_rate": 3e-3,
+    "n_steps": 64,
+    "batch_size": 2048,
 }
 PPO_SETTINGS: dict[str, Any] = {
     "n_steps": 64,

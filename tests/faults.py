@@ -28,8 +28,7 @@ def _pin_stays():
 
 
 def _inactive_rows_draw():
-    original = Rows._step_noise
-    return Rows, "_step_noise", lambda self, active: original(self, None)
+    return Rows, "_initial_noise", lambda self, rows: self.noise.deal_to(rows)
 
 
 def _option_sticks_in_pinned_rows():
@@ -143,7 +142,7 @@ def _seed_forgets_the_stream_of_tasks():
 
 def _state_shares_memory():
     def do(self, result):
-        return result | {"dynamics": self.dynamics}
+        return result | {"dynamics": self.noise._counters}
 
     return _after(Rows, "get_state", do)
 

@@ -222,6 +222,19 @@ def test_the_public_names_of_the_package_are_documented_where_they_are_defined()
     assert [name for name in metagym.__all__ if not getattr(metagym, name).__doc__] == []
 
 
+def test_generic_named_tuples_are_those_that_python_3_10_has_too():
+    generic = [
+        path
+        for path in MODULES.values()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef) and "NamedTuple" in map(ast.unparse, node.bases) and len(node.bases) > 1
+    ]
+    imports = [ast.unparse(node) for path in generic for node in tree(path).body if isinstance(node, ast.ImportFrom)]
+
+    # Those of `typing` became possible with Python 3.11.
+    assert [line for line in imports if line.startswith("from typing import") and "NamedTuple" in line] == []
+
+
 def test_importing_metagym_is_light():
     heavy = ("torch", "stable_baselines3", "sb3_contrib", "matplotlib", "pandas", "pygame", "rich", "typer")
 

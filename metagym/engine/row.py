@@ -29,6 +29,7 @@ class Row(ABC):
         self.family: Family[Any, Any] = family
         self.distribution = distribution
         self.task_id = 0
+        self._stride = max(family.num_step_draws, family.num_initial_draws)
 
     def seed(self, keys: Keys) -> None:
         """Restart the streams: dynamics, tasks of resets, sampled tasks."""
@@ -57,21 +58,23 @@ class Row(ABC):
         self.task_id = self._block_ids[place]
         self._use_block(place)
 
+    def _deal(self) -> int:
+        """Move on by one stride, as every call does; returns where it starts in the noise."""
+        start = self._noise_used
+        if start + self._stride > len(self._noise):
+            self._refill_noise()
+            start = 0
+        self._noise_used = start + self._stride
+        return start
+
     def _refill_noise(self) -> None:
-        unused = len(self._noise) - self._noise_used
         self._dynamics = np.uint64((int(self._dynamics) + self._noise_used * int(GAMMA)) % 2**64)
         counters = np.array([self._dynamics], np.uint64)
-        self._noise = uniforms(counters, max(_NOISE_BLOCK, 2 * unused, 2 * self._most_draws()))[0].tolist()
+        self._noise = uniforms(counters, max(_NOISE_BLOCK, self._stride))[0].tolist()
         self._noise_used = 0
 
-    def _most_draws(self) -> int:
-        return max(self.family.num_step_draws, self.family.num_initial_draws)
-
     def _draw(self, num_draws: int) -> Float:
-        if self._noise_used + num_draws > len(self._noise):
-            self._refill_noise()
-        start = self._noise_used
-        self._noise_used += num_draws
+        start = self._deal()
         return np.array(self._noise[start : start + num_draws]).reshape(1, num_draws)
 
     @abstractmethod
@@ -196,15 +199,14 @@ class TableRow(Row):
         if self._tabular.num_initial_draws:
             self._index = int(self._tabular.initial(self.params, self._draw(self._tabular.num_initial_draws)).cell[0])
         else:
+            self._deal()
             self._index = self._tabular.start
         return self._observations[self._index]
 
     @override
     def step(self, action: Any) -> tuple[Any, float, bool, bool]:
-        if self._noise_used == len(self._noise):
-            self._refill_noise()
-        draw = self._noise[self._noise_used]
-        self._noise_used += 1
+        place = self._deal()
+        draw = self._noise[place]
         if self._relabel is not None:
             action = self._relabel[action]
         chosen = 0

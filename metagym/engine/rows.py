@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from metagym.distributions import TaskDistribution
-from metagym.engine.streams import TaskRing
+from metagym.engine.streams import NoiseTape, TaskRing
 from metagym.errors import ConfigError
 from metagym.family import Family, Params, Step
-from metagym.noise import advance, seed_keys, subkeys, uniforms
-from metagym.types import Array, Bool, Float, Int, Keys
+from metagym.noise import seed_keys, subkeys
+from metagym.types import Array, Bool, Float, Int
 
 __all__ = ["Rows"]
 
@@ -27,9 +27,11 @@ class Rows:
 
     def __init__(self, family: Family[Any, Any], distribution: TaskDistribution, num_rows: int) -> None:
         self.family, self.distribution, self.num_rows = family, distribution, num_rows
-        self._step_advance = advance(family.num_step_draws)
-        self._initial_advance = advance(family.num_initial_draws)
+        self.noise = NoiseTape(num_rows, max(family.num_step_draws, family.num_initial_draws))
         self.ring = TaskRing(distribution, num_rows)
+        self.sampling_key, self.num_sampled = np.uint64(0), 0
+        self._dealt: Float = np.empty((num_rows, 0))
+        self._active: Bool | None = None
         entropy = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
         self.seed(np.arange(num_rows), [entropy + row for row in range(num_rows)])
         self.params: Params = family.params_type(
@@ -53,11 +55,7 @@ class Rows:
     def seed(self, rows: Int, seeds: list[int]) -> None:
         """Restart the three streams (dynamics, tasks of resets, `sample_tasks`) of some rows."""
         keys = seed_keys(seeds, 3)
-        if not hasattr(self, "dynamics"):
-            self.dynamics: Keys = np.zeros(self.num_rows, np.uint64)
-            self.sampling_key: np.uint64 = np.uint64(0)
-            self.num_sampled = 0
-        self.dynamics[rows] = keys[:, 0]
+        self.noise.seed(rows, keys[:, 0])
         self.ring.seed(rows, keys[:, 1])
         first = np.flatnonzero(rows == 0)
         if first.size:
@@ -121,12 +119,7 @@ class Rows:
             self.next_tasks(rows)
         whole = len(rows) == self.num_rows or not self.family.initial_needs_task
         params = self.params if whole else self.params.take(rows)
-        if self.family.num_initial_draws:
-            noise = uniforms(self.dynamics[rows], self.family.num_initial_draws)
-            self.dynamics[rows] += self._initial_advance
-        else:
-            noise = np.empty((len(rows), 0))
-        state = self.family.initial(params, noise)
+        state = self.family.initial(params, self._initial_noise(rows)[:, : self.family.num_initial_draws])
         if self.state is None:
             self.state = state
         else:
@@ -135,21 +128,20 @@ class Rows:
         self.elapsed[rows] = 0
 
     def advance(self, action: Array, active: Bool | None) -> Step[Any]:
-        """Step every row; rows that are not `active` draw no noise and must begin anew before they are used."""
-        noise = self._step_noise(active)
+        """Step every row; rows that are not `active` must begin anew at once: this call is their reset."""
+        self._dealt, self._active = self.noise.deal(), active
+        noise = self._dealt[:, : self.family.num_step_draws]
         step = self.family.step(self.state, action, self.params, noise)
         self.state = step.state
         self.elapsed += _ONE
         return step
 
-    def _step_noise(self, active: Bool | None) -> Float:
-        if not self.family.num_step_draws:
-            return np.empty((self.num_rows, 0))
-        noise = uniforms(self.dynamics, self.family.num_step_draws)
-        if active is None:
-            self.dynamics += self._step_advance
-        else:
-            np.add(self.dynamics, self._step_advance, out=self.dynamics, where=active)
+    def _initial_noise(self, rows: Int) -> Float:
+        if self._active is None or self._active[rows[0]]:
+            return self.noise.deal_to(rows)
+        # Rows that were not active in this call: their stride was dealt with everybody's.
+        self._active = None
+        noise: Float = self._dealt[rows]
         return noise
 
     def truncations(self, terminated: Bool) -> Bool:
@@ -177,8 +169,9 @@ class Rows:
         arrays |= {f"ring/{name}": array for name, array in self.ring.get_state().items()}
         if self.state is not None:
             arrays |= {f"state/{name}": getattr(self.state, name).copy() for name in self.state._fields}
-        for name in ("dynamics", "task_ids", "elapsed", "pinned", "_stale", "_pin_ids"):
+        for name in ("task_ids", "elapsed", "pinned", "_stale", "_pin_ids"):
             arrays[name] = getattr(self, name).copy()
+        arrays["dynamics"] = self.noise.get_state()
         arrays["sampling"] = np.array([self.sampling_key, self.num_sampled], np.uint64)
         return arrays
 
@@ -200,8 +193,10 @@ class Rows:
         self.ring.set_state(
             {name.removeprefix("ring/"): array for name, array in arrays.items() if name.startswith("ring/")}
         )
-        for name in ("dynamics", "task_ids", "elapsed", "pinned", "_stale", "_pin_ids"):
+        for name in ("task_ids", "elapsed", "pinned", "_stale", "_pin_ids"):
             getattr(self, name)[...] = arrays[name]
+        self.noise.set_state(arrays["dynamics"])
+        self._active = None
         self.sampling_key, self.num_sampled = arrays["sampling"][0], int(arrays["sampling"][1])
         self._longest = int(self.elapsed.max())
         self._count_pins()

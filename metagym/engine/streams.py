@@ -1,17 +1,86 @@
-"""The tasks that the next trials of each row will have, drawn ahead in blocks."""
+"""What the rows will need, drawn ahead in blocks: the noise of their next calls, and the tasks of their next trials."""
 
 import numpy as np
 
 from metagym.distributions import TaskDistribution
 from metagym.family import Params
-from metagym.noise import subkeys
-from metagym.types import Array, Int, Keys
+from metagym.noise import advance, subkeys, uniforms
+from metagym.types import Array, Float, Int, Keys
 
-__all__ = ["TaskRing"]
+__all__ = ["NoiseTape", "TaskRing"]
+
+_MAX_STRIDES = 16
+_MAX_NOISE = 2**17
 
 _MAX_DEPTH = 32
 _MAX_TASKS = 2**14
 _MAX_BYTES = 2**26
+
+
+class NoiseTape:
+    """The dynamics noise of N rows: one stride of uniforms for every call on a row, be it a step or a reset.
+
+    A call moves the stream of its row on by one stride, however much of it is used. So rows that are called together
+    stay in phase, and the next strides of all of them can be drawn as one block; what a row gets does not depend on it.
+
+    Args:
+        num_rows: N.
+        stride: uniforms for each call.
+    """
+
+    def __init__(self, num_rows: int, stride: int) -> None:
+        self._stride = stride
+        self._counters: Keys = np.zeros(num_rows, np.uint64)
+        self._most = max(1, min(_MAX_STRIDES, _MAX_NOISE // max(1, num_rows * stride)))
+        self._length = 1
+        self._block: Float = np.empty((0, num_rows, stride))
+        self._dealt = 0
+
+    def seed(self, rows: Int, keys: Keys) -> None:
+        """Restart the streams of some rows."""
+        self._settle()
+        self._counters[rows] = keys
+
+    def deal(self) -> Float:
+        """The next stride of every row, (N, stride); to be read only."""
+        if self._dealt == len(self._block):
+            self._draw()
+        noise: Float = self._block[self._dealt]
+        self._dealt += 1
+        return noise
+
+    def deal_to(self, rows: Int) -> Float:
+        """The next stride of some rows, (M, stride); the others do not move."""
+        if len(rows) == len(self._counters):
+            return self.deal()
+        self._settle()
+        noise = uniforms(self._counters[rows], self._stride)
+        self._counters[rows] += advance(self._stride)
+        return noise
+
+    def _draw(self) -> None:
+        length = self._length
+        self._settle()
+        noise = uniforms(self._counters, length * self._stride).reshape(len(self._counters), length, self._stride)
+        self._block = np.ascontiguousarray(noise.transpose(1, 0, 2))
+        self._block.setflags(write=False)
+        # Longer while blocks are used up, short again as soon as some rows leave the others' phase.
+        self._length = min(2 * length, self._most)
+
+    def _settle(self) -> None:
+        """Bring the counters up to what was dealt, and forget what was drawn ahead."""
+        self._counters += advance(self._dealt * self._stride)
+        self._block, self._dealt, self._length = self._block[:0], 0, 1
+
+    def get_state(self) -> Keys:
+        """The counters, (N,)."""
+        self._settle()
+        return self._counters.copy()
+
+    def set_state(self, counters: Keys) -> None:
+        """Continue from what `get_state` returned."""
+        self._settle()
+        self._counters[...] = counters
 
 
 class TaskRing:

@@ -1,4 +1,4 @@
-"""The ring of tasks: which task comes when, however far ahead they are drawn."""
+"""The ring of tasks and the tape of noise: what comes when, however far ahead it is drawn."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from metagym import TaskDistribution
 from metagym.engine import streams
-from metagym.engine.streams import TaskRing
+from metagym.engine.streams import NoiseTape, TaskRing
 from metagym.envs import FrozenLake, PointGoal
-from metagym.noise import subkeys
+from metagym.noise import subkeys, uniforms
 from tests.parity import assert_same
 from tests.strategies import Drift
 
@@ -89,3 +89,23 @@ def test_the_depth_falls_as_rows_grow(num_rows, depth):
 def test_the_depth_is_bounded_by_bytes_too(monkeypatch):
     monkeypatch.setattr(streams, "_MAX_BYTES", 4 * (256 + 8 + 4) * 5)
     assert TaskRing(TaskDistribution(FrozenLake(size=16)), 4).depth == 4
+
+
+@settings(max_examples=60)
+@given(st.lists(st.one_of(st.just("all"), st.sets(st.integers(0, 3), min_size=1)), max_size=60), st.integers(1, 3))
+def test_a_row_is_dealt_its_own_stream_stride_by_stride(calls, stride):
+    tape = NoiseTape(4, stride)
+    tape.seed(np.arange(4), KEYS)
+    expected = uniforms(KEYS, 61 * stride).reshape(4, 61, stride)
+    dealt = np.zeros(4, np.int64)
+    for call in calls:
+        rows = np.arange(4) if call == "all" else np.array(sorted(call))
+        noise = tape.deal() if call == "all" else tape.deal_to(rows)
+        assert_same(np.ascontiguousarray(noise), np.ascontiguousarray(expected[rows, dealt[rows]]))
+        dealt[rows] += 1
+
+
+def test_noise_drawn_ahead_cannot_be_written_to():
+    tape = NoiseTape(2, 1)
+    with pytest.raises(ValueError, match="read-only"):
+        tape.deal()[0] = 0.5
