@@ -35,7 +35,7 @@ def actions_of(num_envs: int, dtype: Any = np.int64) -> list[Any]:
 
 
 def native(num_envs: int, mode: AutoresetMode, *, pinned: bool) -> Callable[[int], None]:
-    """metagym's vector env, with one task a row for good, or a fresh lake at every trial."""
+    """Metagym's vector env, with one task a row for good, or a fresh lake at every trial."""
     env = gym.make_vec("MetaFrozenLake-v0", num_envs=num_envs, autoreset_mode=mode)
     if pinned:
         env.set_tasks(env.sample_tasks(num_envs))
@@ -88,9 +88,7 @@ def envpools(num_envs: int) -> dict[str, Callable[[int], None]]:
         env = envpool.make_gymnasium("FrozenLake-v1", num_envs=num_envs, num_threads=threads)
         env.reset()
         runs[f"envpool sync {threads}"] = stepper(env, actions_of(num_envs, np.int32))
-        pool = envpool.make_gymnasium(
-            "FrozenLake-v1", num_envs=2 * num_envs, batch_size=num_envs, num_threads=threads
-        )
+        pool = envpool.make_gymnasium("FrozenLake-v1", num_envs=2 * num_envs, batch_size=num_envs, num_threads=threads)
         pool.async_reset()
         runs[f"envpool async {threads}"] = asynchronous(pool, actions_of(num_envs, np.int32))
     return runs
@@ -177,13 +175,15 @@ def render(result: dict[str, Any]) -> str:
     names = list(result["vector"][sizes[0]])
     lines = ["| thousand environment steps per second | " + " | ".join(f"N = {int(n):,}" for n in sizes) + " |"]
     lines.append("|---" * (len(sizes) + 1) + "|")
-    for name in names:
-        lines.append(f"| {name} | " + " | ".join(f"{result['vector'][n][name] / 1e3:,.0f}" for n in sizes) + " |")
+    vector = result["vector"]
+    lines += [f"| {name} | " + " | ".join(f"{vector[n][name] / 1e3:,.0f}" for n in sizes) + " |" for name in names]
     for peer in ("EnvPool, best mode", "Gymnasium SyncVectorEnv"):
-        for name in names[:3]:
-            if peer in names:
-                ratios = [result["vector"][n][name] / result["vector"][n][peer] for n in sizes]
-                lines.append(f"| *{name}* over *{peer}* | " + " | ".join(f"{ratio:.1f}x" for ratio in ratios) + " |")
+        if peer in names:
+            ratios = {name: [vector[n][name] / vector[n][peer] for n in sizes] for name in names[:3]}
+            lines += [
+                f"| *{name}* over *{peer}* | " + " | ".join(f"{ratio:.1f}x" for ratio in row) + " |"
+                for name, row in ratios.items()
+            ]
     lines += ["", "| one env through `gymnasium.make` | thousand steps per second |", "|---|---|"]
     lines += [f"| {name} | {rate / 1e3:,.0f} |" for name, rate in result["scalar"].items()]
     packages = ", ".join(f"{name} {number}" for name, number in result["packages"].items())

@@ -32,7 +32,7 @@ from metagym.reports import adaptation_table, share_of_optimum
 from metagym.statistics import paired_difference_ci
 from metagym.wrappers import RL2Context, Trial, VectorEnvAdapter
 
-__all__ = ["ENV_ID", "ENV_KWARGS", "EPISODES", "run", "train_memoryless", "train_rl2"]
+__all__ = ["ENV_ID", "ENV_KWARGS", "EPISODES", "run", "train_memoryless", "train_rl2", "trial_frames"]
 
 ENV_ID = "MetaFrozenLake-v0"
 ENV_KWARGS: dict[str, Any] = {"is_slippery": False, "episode_length": 20}

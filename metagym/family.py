@@ -9,12 +9,12 @@ over a contiguous last axis keep that exactly; a 2-D ``@`` or a sum over rows do
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike
-from typing_extensions import Self
+from typing_extensions import NamedTuple, Self
 
 from metagym.errors import TaskError
 from metagym.tasks import Task
@@ -75,6 +75,7 @@ class Family(ABC, Generic[StateT, ParamsT]):
         structural: fields whose hash decides between train and test (a lake's map, not its slip).
         has_success: whether `step` fills `Step.success`.
         initial_needs_task: whether `initial` looks at the tasks; if not, it may be handed the columns of other rows.
+        observe_needs_task: the same of `observe`.
         observation_space: of one row.
         action_space: of one row, `Discrete` or `Box`.
         task_space: `spaces.Dict` with one entry for each field of `params_type`: the support.
@@ -90,6 +91,7 @@ class Family(ABC, Generic[StateT, ParamsT]):
     structural: ClassVar[tuple[str, ...]]
     has_success: bool = False
     initial_needs_task: bool = True
+    observe_needs_task: bool = True
 
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]

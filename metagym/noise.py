@@ -11,7 +11,7 @@ import numpy as np
 
 from metagym.types import Float, Int, Keys
 
-__all__ = ["GAMMA", "advance", "mix", "seed_keys", "subkeys", "uniforms"]
+__all__ = ["GAMMA", "advance", "mix", "seed_keys", "strides", "subkeys", "uniforms"]
 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 # As 0-d arrays, which ufuncs take in half the time of NumPy's scalars.
@@ -72,6 +72,21 @@ def uniforms(counters: Keys, num_draws: int) -> Float:
         return _to_unit(mix(counters + _GAMMA)).reshape(-1, 1)
     offsets = np.arange(1, num_draws + 1, dtype=np.uint64) * GAMMA
     return _to_unit(mix(counters[:, None] + offsets))
+
+
+def strides(counters: Keys, num_draws: int, num_strides: int) -> Float:
+    """The next draws of each stream in portions, in [0, 1); the counters stay where they are.
+
+    Args:
+        counters: one per row, (N,).
+        num_draws: draws of a portion.
+        num_strides: portions, L.
+
+    Returns:
+        The same doubles as `uniforms` gives, portion by portion, (L, N, num_draws).
+    """
+    offsets = np.arange(1, num_strides * num_draws + 1, dtype=np.uint64) * GAMMA
+    return _to_unit(mix(counters[:, None] + offsets.reshape(num_strides, 1, num_draws)))
 
 
 def advance(num_draws: int) -> np.uint64:

@@ -104,7 +104,9 @@ def plot_adaptation(
         if np.isfinite(low).all():
             axes.fill_between(episodes, low, high, color=color, alpha=0.16, linewidth=0, zorder=2)
             if len(center) == 1:
-                axes.errorbar(episodes, center, [center - low, high - center], color=color, capsize=3, zorder=3)
+                axes.errorbar(
+                    episodes, center, np.stack([center - low, high - center]), color=color, capsize=3, zorder=3
+                )
         marker = _MARKERS[index % len(_MARKERS)] if len(center) <= 30 else None
         axes.plot(
             episodes, center, color=color, linewidth=2.2, marker=marker, markersize=6.5,

@@ -21,7 +21,16 @@ from metagym.saving import read_archive
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ALGOS", "RunConfig", "load_agent", "read_progress", "train"]
+__all__ = [
+    "ALGOS",
+    "RunConfig",
+    "env_of",
+    "learner_type",
+    "load_agent",
+    "read_progress",
+    "replace_timesteps",
+    "train",
+]
 
 ALGOS = {"rl2": "metagym.algos.rl2:RL2", "reptile": "metagym.algos.reptile:Reptile"}
 _KINDS = {"RL2": "rl2", "Reptile": "reptile"}

@@ -88,6 +88,7 @@ class TabularFamily(Family[Position, ParamsT]):
     start: int = 0
     num_step_draws = 1
     initial_needs_task = False
+    observe_needs_task = False
 
     @abstractmethod
     def table(self, params: ParamsT) -> Table:

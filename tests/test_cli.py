@@ -12,11 +12,13 @@ def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["metagym", *map(str, arguments)])
     monkeypatch.setattr(cli, "console", cli.Console(width=200))
     monkeypatch.setattr(cli, "errors", cli.Console(stderr=True, width=200))
-    with pytest.raises(SystemExit) as stop:
+    try:
         cli.main()
-        raise SystemExit(0)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
     out, err = capsys.readouterr()
-    return stop.value.code or 0, out, err
+    return code, out, err
 
 
 TINY = [

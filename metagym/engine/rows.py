@@ -119,7 +119,7 @@ class Rows:
             self.next_tasks(rows)
         whole = len(rows) == self.num_rows or not self.family.initial_needs_task
         params = self.params if whole else self.params.take(rows)
-        state = self.family.initial(params, self._initial_noise(rows)[:, : self.family.num_initial_draws])
+        state = self.family.initial(params, self._initial_noise(rows))
         if self.state is None:
             self.state = state
         else:
@@ -137,12 +137,17 @@ class Rows:
         return step
 
     def _initial_noise(self, rows: Int) -> Float:
-        if self._active is None or self._active[rows[0]]:
-            return self.noise.deal_to(rows)
-        # Rows that were not active in this call: their stride was dealt with everybody's.
-        self._active = None
-        noise: Float = self._dealt[rows]
-        return noise
+        # Rows that were not active in this call have been dealt their stride with everybody's.
+        dealt = self._active is not None and not self._active[rows[0]]
+        if dealt:
+            self._active = None
+        draws = self.family.num_initial_draws
+        if not draws:
+            if not dealt:
+                self.noise.skip(rows)
+            return np.empty((len(rows), 0))
+        noise = self._dealt[rows] if dealt else self.noise.deal_to(rows)
+        return noise[:, :draws]
 
     def truncations(self, terminated: Bool) -> Bool:
         """Rows whose episode is over by its length alone, (N,)."""
@@ -158,7 +163,8 @@ class Rows:
         if rows is None:
             return self.family.observe(self.state, self.params)
         state = type(self.state)(*(column[rows] for column in self.state))
-        return self.family.observe(state, self.params.take(rows))
+        params = self.params.take(rows) if self.family.observe_needs_task else self.params
+        return self.family.observe(state, params)
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 

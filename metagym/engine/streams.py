@@ -4,7 +4,7 @@ import numpy as np
 
 from metagym.distributions import TaskDistribution
 from metagym.family import Params
-from metagym.noise import advance, subkeys, uniforms
+from metagym.noise import advance, strides, subkeys, uniforms
 from metagym.types import Array, Float, Int, Keys
 
 __all__ = ["NoiseTape", "TaskRing"]
@@ -29,7 +29,7 @@ class NoiseTape:
     """
 
     def __init__(self, num_rows: int, stride: int) -> None:
-        self._stride = stride
+        self._stride, self._advance = stride, advance(stride)
         self._counters: Keys = np.zeros(num_rows, np.uint64)
         self._most = max(1, min(_MAX_STRIDES, _MAX_NOISE // max(1, num_rows * stride)))
         self._length = 1
@@ -55,21 +55,28 @@ class NoiseTape:
             return self.deal()
         self._settle()
         noise = uniforms(self._counters[rows], self._stride)
-        self._counters[rows] += advance(self._stride)
+        self._counters[rows] += self._advance
         return noise
+
+    def skip(self, rows: Int) -> None:
+        """Move some rows on by one stride that nobody looks at."""
+        if not self._stride:
+            return
+        self._settle()
+        self._counters[rows] += self._advance
 
     def _draw(self) -> None:
         length = self._length
         self._settle()
-        noise = uniforms(self._counters, length * self._stride).reshape(len(self._counters), length, self._stride)
-        self._block = np.ascontiguousarray(noise.transpose(1, 0, 2))
+        self._block = strides(self._counters, self._stride, length)
         self._block.setflags(write=False)
         # Longer while blocks are used up, short again as soon as some rows leave the others' phase.
         self._length = min(2 * length, self._most)
 
     def _settle(self) -> None:
         """Bring the counters up to what was dealt, and forget what was drawn ahead."""
-        self._counters += advance(self._dealt * self._stride)
+        if self._dealt:
+            self._counters += advance(self._dealt * self._stride)
         self._block, self._dealt, self._length = self._block[:0], 0, 1
 
     def get_state(self) -> Keys:

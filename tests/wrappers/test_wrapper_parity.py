@@ -24,7 +24,7 @@ WRAPS = {
 }
 
 
-def check(wrap, env_id, kwargs, mode, *, num_envs=3, max_episode_steps=None, num_steps=50):
+def check(wrap, env_id, kwargs, mode, *, num_envs=3, max_episode_steps=None, num_steps=80):
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     vector_env = wrap(gym.make_vec(env_id, num_envs=num_envs, autoreset_mode=mode, **kwargs, **limit))
     return assert_parity(vector_env, lambda: wrap(gym.make(env_id, **kwargs, **limit)), num_steps=num_steps)
