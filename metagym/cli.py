@@ -165,6 +165,7 @@ def evaluate(
     from metagym.evaluation import evaluate as measure
 
     _prepare_torch(threads, device)
+    runs.make_folder(out.parent)  # before the work, not after it
     learners = [runs.load_agent(path, device=device) for path in agents]
     env_id, env_kwargs = runs.env_of(learners[0])
     if env is not None:
@@ -188,8 +189,9 @@ def plot(
     y: Annotated[str, typer.Option("--y", help="For run folders: the column to draw.")] = "rollout/ep_rew_mean",
 ) -> None:
     """Draw adaptation curves (from scores) or learning curves (from run folders)."""
-    from metagym import reports
+    from metagym import reports, runs
 
+    runs.make_folder(out.parent)
     path = reports.draw(sources, out, statistic=statistic, y=y)
     console.print(f"wrote {path}", soft_wrap=True)
 

@@ -29,6 +29,7 @@ from metagym.evaluation import evaluate
 from metagym.plots import plot_adaptation, save_figure
 from metagym.render import canvas, draw_text, vstack, write_gif
 from metagym.reports import adaptation_table, share_of_optimum
+from metagym.runs import make_folder
 from metagym.statistics import paired_difference_ci
 from metagym.wrappers import RL2Context, Trial, VectorEnvAdapter
 
@@ -97,7 +98,7 @@ def run(out: Path, *, seed: int, device: str, scale: float, console: Console) ->
     if not scale > 0:
         raise ConfigError(f"scale must be above 0, got {scale}")
     timesteps = max(1, round(TIMESTEPS * scale))
-    _prepare(out)
+    make_folder(out)
     start = time.monotonic()
     console.print(
         "Every task is another 4x4 frozen lake. The agent sees no map, only the cell it stands on; it plays "
@@ -112,15 +113,6 @@ def run(out: Path, *, seed: int, device: str, scale: float, console: Console) ->
     _write(out, curves, rl2, seed, time.monotonic() - start)
     console.print(adaptation_table(curves, title=f"Success on {NUM_TASKS} lakes never seen [95 % CI]"))
     _conclude(console, curves, out, time.monotonic() - start)
-
-
-def _prepare(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise ConfigError(f"cannot write to the folder {out}: {error.strerror}") from error
 
 
 def _progress(console: Console) -> Progress:

@@ -27,6 +27,7 @@ __all__ = [
     "env_of",
     "learner_type",
     "load_agent",
+    "make_folder",
     "read_progress",
     "replace_timesteps",
     "train",
@@ -160,7 +161,7 @@ def train(
         if (out / "config.json").exists():
             raise ConfigError(f"{out} holds a run already; resume it (--resume) or choose another folder (--out)")
         agent = config.build()
-        _make_folder(out)
+        make_folder(out)
     config.write(out)
     agent.set_logger(Logger(str(out), _writers(out, config)))
     try:
@@ -187,14 +188,20 @@ def _learn(agent: Any, total_timesteps: int, checkpoint: Path, seconds: float, p
     agent.save(checkpoint)
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(folder: Path) -> Path:
+    """Make a folder where it is missing, and make sure that files can be written into it.
+
+    Raises:
+        ConfigError: if it cannot be made or written to.
+    """
+    probe = folder / ".writable"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
+        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigError(f"cannot write to the folder {out}: {error.strerror}") from error
+        raise ConfigError(f"cannot write to the folder {folder}: {error.strerror}") from error
+    return folder
 
 
 def _writers(out: Path, config: RunConfig) -> list[KVWriter]:

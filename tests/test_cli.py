@@ -141,3 +141,10 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, capsys, tmp_path):
     code, _, err = run(monkeypatch, capsys, "train", *TINY[:-1], "cuda", "--out", tmp_path / "run")
     assert code == 2
     assert "not available" in err
+
+
+def test_scores_that_could_not_be_written_are_not_measured(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = run(monkeypatch, capsys, "evaluate", tmp_path / "agent.zip", "--out", tmp_path / "file" / "x.npz")
+    assert code == 2
+    assert "cannot write to the folder" in err

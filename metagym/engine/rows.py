@@ -43,6 +43,7 @@ class Rows:
         self.task_ids: Int = np.zeros(num_rows, np.int64)
         self.elapsed: Int = np.zeros(num_rows, np.int64)
         self._longest = 0
+        self._details_stay = False
         self.state: Any = None
         self.pinned: Bool = np.zeros(num_rows, np.bool_)
         self._stale: Bool = np.zeros(num_rows, np.bool_)
@@ -91,6 +92,7 @@ class Rows:
         """Set the tasks of the trials that start now, and of no later ones."""
         self.params.put(rows, params)
         self.task_ids[rows] = ids
+        self._details_stay = False
         if self._any_pinned:
             self._stale[rows] = self.pinned[rows]
             self._count_pins()
@@ -99,6 +101,7 @@ class Rows:
         """Give `rows` (sorted) the tasks of their next trials: pinned ones, or the next of their streams."""
         if self._any_stale:
             stale = rows[self._stale[rows]]
+            self._details_stay = False
             self.params.put(stale, self._pins.take(stale))
             self.task_ids[stale] = self._pin_ids[stale]
             self._stale[stale] = False
@@ -108,8 +111,17 @@ class Rows:
         if self._any_pinned:
             rows = rows[~self.pinned[rows]]
         if rows.size:
-            params, self.task_ids[rows] = self.ring.pop(rows)
-            self.params.put(rows, params)
+            self._draw_tasks(rows)
+
+    def _draw_tasks(self, rows: Int) -> None:
+        slots = self.ring.pop(rows)
+        self.task_ids[rows] = self.ring.ids[slots]
+        # Where draws leave the details alone, rows that had drawn tasks before need the structure only.
+        names = self.family.structural if self._details_stay else self.params.names()
+        for name in names:
+            getattr(self.params, name)[rows] = getattr(self.ring.tasks, name)[slots]
+        if len(rows) == self.num_rows:
+            self._details_stay = not self.family.num_detail_draws
 
     # --- dynamics ----------------------------------------------------------------------------------------------
 
@@ -202,7 +214,7 @@ class Rows:
         for name in ("task_ids", "elapsed", "pinned", "_stale", "_pin_ids"):
             getattr(self, name)[...] = arrays[name]
         self.noise.set_state(arrays["dynamics"])
-        self._active = None
+        self._active, self._details_stay = None, False
         self.sampling_key, self.num_sampled = arrays["sampling"][0], int(arrays["sampling"][1])
         self._longest = int(self.elapsed.max())
         self._count_pins()

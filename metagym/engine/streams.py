@@ -99,6 +99,10 @@ class TaskRing:
     Args:
         distribution: where tasks come from.
         num_rows: N.
+
+    Attributes:
+        tasks: columns of N times `depth` tasks.
+        ids: their ids.
     """
 
     def __init__(self, distribution: TaskDistribution, num_rows: int) -> None:
@@ -111,23 +115,27 @@ class TaskRing:
         self._keys: Keys = np.zeros(num_rows, np.uint64)
         self._next: Int = np.zeros(num_rows, np.int64)
         self._filled: Int = np.zeros(num_rows, np.int64)
-        self._tasks: Params | None = None
-        self._ids: Int = np.zeros(num_rows * self.depth, np.int64)
+        self.tasks: Params = distribution.family.params_type(
+            **{
+                name: np.zeros((num_rows * self.depth, *(space.shape or ())), space.dtype)
+                for name, space in distribution.space.items()
+            }
+        )
+        self.ids: Int = np.zeros(num_rows * self.depth, np.int64)
 
     def seed(self, rows: Int, keys: Keys) -> None:
         """Restart the streams of some rows."""
         self._keys[rows] = keys
         self._next[rows] = self._filled[rows] = 0
 
-    def pop(self, rows: Int) -> tuple[Params, Int]:
-        """The next task of each of `rows`, and their ids."""
+    def pop(self, rows: Int) -> Int:
+        """Where in `tasks` and `ids` the next task of each of `rows` lies, (M,), until more are drawn."""
         number = self._next[rows]
         if (number == self._filled[rows]).any():
             self._refill()
         slots = rows * self.depth + (number & (self.depth - 1))
         self._next[rows] += 1
-        assert self._tasks is not None
-        return self._tasks.take(slots), self._ids[slots]
+        return slots
 
     def _refill(self) -> None:
         missing = self._next + self.depth - self._filled
@@ -135,16 +143,9 @@ class TaskRing:
         starts = np.cumsum(missing) - missing
         number = self._filled[rows] + np.arange(len(rows)) - starts[rows]
         tasks, ids = self._distribution.draw(subkeys(self._keys[rows], number))
-        if self._tasks is None:
-            self._tasks = type(tasks)(
-                **{
-                    name: np.zeros((len(missing) * self.depth, *column.shape[1:]), column.dtype)
-                    for name, column in tasks.columns().items()
-                }
-            )
         slots = rows * self.depth + (number & (self.depth - 1))
-        self._tasks.put(slots, tasks)
-        self._ids[slots] = ids
+        self.tasks.put(slots, tasks)
+        self.ids[slots] = ids
         self._filled = self._next + self.depth
 
     def get_state(self) -> dict[str, Array]:

@@ -142,3 +142,24 @@ def test_sampled_tasks_do_not_depend_on_how_many_are_asked_for_at_once(num_sampl
     parts = [rows.sample(number) for number in num_sampled]
     for name, column in expected.columns().items():
         assert_same(np.concatenate([part.columns()[name] for part in parts]), column)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize("again", [[1], [0, 1, 2]])
+def test_details_of_a_task_that_was_set_do_not_outlive_it(pinned, again):
+    family = FrozenLake()
+    rows = _rows(family)
+    rows.begin(ALL)
+    rows.begin(ALL)
+    one, firm = np.array([1]), rows.params.take(np.array([1]))
+    firm.success_rate[:] = 0.9
+    if pinned:
+        rows.pin(one, firm, np.array([7]))
+        rows.begin(one)
+        rows.unpin(one)
+    else:
+        rows.assign(one, firm, np.array([7]))
+        rows.begin(one, new_task=False)
+    assert rows.params.success_rate.tolist() == [1 / 3, 0.9, 1 / 3]
+    rows.begin(np.array(again))
+    assert rows.params.success_rate.tolist() == [1 / 3] * 3
