@@ -54,6 +54,12 @@ class TaskDistribution:
         """The support, a flat `spaces.Dict` of arrays."""
         return self.family.task_space
 
+    @property
+    def num_detail_draws(self) -> int:
+        """Uniforms for the details of a task here; with 0, all tasks have the same details."""
+        ood = self.family.num_ood_detail_draws
+        return self.family.num_detail_draws if self._region == "train" or ood is None else ood
+
     # --- derived distributions ---------------------------------------------------------------------------------
 
     def split(self, name: str) -> Self:
@@ -167,8 +173,8 @@ class TaskDistribution:
 
     def _draw(self, keys: Keys) -> tuple[Params, Int]:
         structure, words = self._from_table(keys) if self._table is not None else self._by_rejection(keys)
-        if self.family.num_detail_draws:
-            noise = uniforms(subkeys(keys, _DETAILS), self.family.num_detail_draws)
+        if self.num_detail_draws:
+            noise = uniforms(subkeys(keys, _DETAILS), self.num_detail_draws)
         else:
             noise = np.empty((len(keys), 0))
         details = self.family.draw_details(noise, self._region)

@@ -81,7 +81,8 @@ class Family(ABC, Generic[StateT, ParamsT]):
         task_space: `spaces.Dict` with one entry for each field of `params_type`: the support.
         episode_length: steps after which an episode is truncated.
         num_structure_draws: uniforms that `draw_structure` consumes for each task.
-        num_detail_draws: uniforms that `draw_details` consumes for each task.
+        num_detail_draws: uniforms that `draw_details` consumes for each task; 0 says that details are the same for all.
+        num_ood_detail_draws: the same in the "ood" region; None: no other number.
         num_initial_draws: uniforms that `initial` consumes.
         num_step_draws: uniforms that `step` consumes.
     """
@@ -99,6 +100,7 @@ class Family(ABC, Generic[StateT, ParamsT]):
     episode_length: int
     num_structure_draws: int
     num_detail_draws: int = 0
+    num_ood_detail_draws: int | None = None
     num_initial_draws: int = 0
     num_step_draws: int = 0
 
@@ -117,7 +119,7 @@ class Family(ABC, Generic[StateT, ParamsT]):
         """
 
     def draw_details(self, noise: Float, region: Region) -> dict[str, Array]:
-        """Draw the other fields of n tasks from uniforms of shape (n, num_detail_draws); none by default."""
+        """Draw the other fields of n tasks from uniforms, one column for each draw; none by default."""
         del noise, region
         return {}
 

@@ -121,7 +121,7 @@ class Rows:
         for name in names:
             getattr(self.params, name)[rows] = getattr(self.ring.tasks, name)[slots]
         if len(rows) == self.num_rows:
-            self._details_stay = not self.family.num_detail_draws
+            self._details_stay = not self.distribution.num_detail_draws
 
     # --- dynamics ----------------------------------------------------------------------------------------------
 

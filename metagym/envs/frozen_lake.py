@@ -162,7 +162,9 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
         self.observation_space = spaces.Discrete(num_cells)
         self.action_space = spaces.Discrete(4)
         self.num_structure_draws = num_cells if self.random_goal else num_cells - 2
-        self.num_detail_draws = 2 if self.remap_actions else 1
+        low, high = self.success_rates
+        self.num_detail_draws = int(low < high) + int(self.remap_actions)
+        self.num_ood_detail_draws = 1 + int(self.remap_actions)
         self.successors = _successors(self.size, self.is_slippery)
         self._compile()
 
@@ -180,7 +182,7 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
             rate = np.minimum(low + (high - low) * noise[:, 0], high)
         else:
             rate = np.full(len(noise), low)
-        chosen = (noise[:, 1] * 24).astype(np.int64) if self.remap_actions else np.zeros(len(noise), np.int64)
+        chosen = (noise[:, -1] * 24).astype(np.int64) if self.remap_actions else np.zeros(len(noise), np.int64)
         return {"success_rate": rate, "action_map": _PERMUTATIONS[chosen]}
 
     @override
