@@ -6,6 +6,7 @@ whatever its neighbours do, which no generator shared by the rows can give.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -85,8 +86,14 @@ def strides(counters: Keys, num_draws: int, num_strides: int) -> Float:
     Returns:
         The same doubles as `uniforms` gives, portion by portion, (L, N, num_draws).
     """
+    return _to_unit(mix(counters[:, None] + _offsets(num_draws, num_strides)))
+
+
+@lru_cache(maxsize=64)
+def _offsets(num_draws: int, num_strides: int) -> Keys:
     offsets = np.arange(1, num_strides * num_draws + 1, dtype=np.uint64) * GAMMA
-    return _to_unit(mix(counters[:, None] + offsets.reshape(num_strides, 1, num_draws)))
+    offsets.setflags(write=False)
+    return offsets.reshape(num_strides, 1, num_draws)
 
 
 def advance(num_draws: int) -> np.uint64:

@@ -191,7 +191,7 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
         assert rows is not None
         mask = np.zeros(self.num_envs, np.bool_)
         mask[rows] = True
-        final_obs = np.full(self.num_envs, None, dtype=object)
+        final_obs = np.empty(self.num_envs, dtype=object)  # all None
         for row, observation in zip(rows.tolist(), self.observe_rows(rows), strict=True):
             final_obs[row] = observation
         final_info = self._scatter(_take(info, rows), rows)

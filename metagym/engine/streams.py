@@ -33,7 +33,8 @@ class NoiseTape:
         self._counters: Keys = np.zeros(num_rows, np.uint64)
         self._most = max(1, min(_MAX_STRIDES, _MAX_NOISE // max(1, num_rows * stride)))
         self._length = 1
-        self._block: Float = np.empty((0, num_rows, stride))
+        self._none: Float = np.empty((0, num_rows, stride))
+        self._block = self._none
         self._dealt = 0
 
     def seed(self, rows: Int, keys: Keys) -> None:
@@ -76,8 +77,9 @@ class NoiseTape:
     def _settle(self) -> None:
         """Bring the counters up to what was dealt, and forget what was drawn ahead."""
         if self._dealt:
-            self._counters += advance(self._dealt * self._stride)
-        self._block, self._dealt, self._length = self._block[:0], 0, 1
+            self._counters += self._advance if self._dealt == 1 else advance(self._dealt * self._stride)
+            self._dealt = 0
+        self._block, self._length = self._none, 1
 
     def get_state(self) -> Keys:
         """The counters, (N,)."""
