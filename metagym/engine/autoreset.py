@@ -258,10 +258,11 @@ class RowsVectorEnv(VectorEnv[Any, Any, Any]):
     # --- infos -------------------------------------------------------------------------------------------------
 
     def _with_masks(self, info: dict[str, Any]) -> dict[str, Any]:
-        infos: dict[str, Any] = {}
+        infos = dict(info)
         for key, value in info.items():
-            infos[key] = self._with_masks(value) if isinstance(value, dict) else value
-            infos[f"_{key}"] = self._all_rows.copy()
+            if isinstance(value, dict):
+                infos[key] = self._with_masks(value)
+            infos["_" + key] = self._all_rows.copy()
         return infos
 
     def _scatter(self, info: dict[str, Any], rows: Int) -> dict[str, Any]:

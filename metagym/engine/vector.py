@@ -111,7 +111,9 @@ class TaskVectorEnv(RowsVectorEnv):
 
     def _info(self, rows: Int | None, starts: bool, success: Bool | None) -> dict[str, Any]:
         ids = self._rows.task_ids.copy() if rows is None else self._rows.task_ids[rows]
-        info: dict[str, Any] = {"task_id": ids, "trial_start": (np.ones if starts else np.zeros)(len(ids), np.bool_)}
+        # Copied, since np.ones takes several times as long.
+        trial_start = self._all_rows[: len(ids)].copy() if starts else np.zeros(len(ids), np.bool_)
+        info: dict[str, Any] = {"task_id": ids, "trial_start": trial_start}
         if success is not None:
             info["is_success"] = success
         if self.reveal_task:
