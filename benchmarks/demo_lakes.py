@@ -6,23 +6,19 @@ Exactly the demo's tasks, settings and training steps (`metagym.demo`), trained 
 all seeds are measured on the same held-out lakes.
 """
 
-import argparse
-import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch as th
 from stable_baselines3 import PPO
 
+from benchmarks.stored import parser, store
 from metagym import demo
 from metagym.algos import RL2
 from metagym.evaluation import AdaptationCurve, evaluate
-
-RESULT = Path(__file__).parent.parent / "docs" / "results" / "demo_lakes.json"
 
 
 def train(job: tuple[str, int, int, str]) -> float:
@@ -104,17 +100,13 @@ def render(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tasks", type=int, default=500)
-    parser.add_argument("--timesteps", type=int, default=demo.TIMESTEPS)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
-    result = measure(options.seeds, options.tasks, options.timesteps, options.workers)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(render(result))
+    arguments = parser(__doc__, "demo_lakes")
+    arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--tasks", type=int, default=500)
+    arguments.add_argument("--timesteps", type=int, default=demo.TIMESTEPS)
+    arguments.add_argument("--workers", type=int, default=2)
+    options = arguments.parse_args()
+    store(measure(options.seeds, options.tasks, options.timesteps, options.workers), options.out, render)
 
 
 if __name__ == "__main__":

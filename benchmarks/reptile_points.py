@@ -7,12 +7,9 @@ initialisation that is Reptile's (at two outer step sizes), that of a PPO traine
 training), or PPO's own (from scratch). Training steps are the same for all that train.
 """
 
-import argparse
-import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -22,13 +19,13 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
+from benchmarks.stored import parser, store
 from metagym import TaskDistribution, make_family
 from metagym.algos import Reptile
 from metagym.evaluation import evaluate
 from metagym.statistics import mean, stratified_bootstrap_ci
 from metagym.wrappers import VectorEnvAdapter
 
-RESULT = Path(__file__).parent.parent / "docs" / "results" / "reptile_points.json"
 ENV_ID = "MetaPointGoal-v0"
 N_ENVS = 16
 BUDGETS = (0, 3200, 9600)
@@ -129,17 +126,13 @@ def render(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tasks", type=int, default=20)
-    parser.add_argument("--timesteps", type=int, default=300_000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
-    result = measure(options.seeds, options.tasks, options.timesteps, options.workers)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(render(result))
+    arguments = parser(__doc__, "reptile_points")
+    arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--tasks", type=int, default=20)
+    arguments.add_argument("--timesteps", type=int, default=300_000)
+    arguments.add_argument("--workers", type=int, default=2)
+    options = arguments.parse_args()
+    store(measure(options.seeds, options.tasks, options.timesteps, options.workers), options.out, render)
 
 
 if __name__ == "__main__":

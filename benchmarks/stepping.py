@@ -7,14 +7,11 @@ and includes autoreset. They are visited in turn, several times over; the table 
 Gymnasium interface, the best of one and two threads and of its synchronous and asynchronous modes.
 """
 
-import argparse
-import json
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -22,8 +19,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import metagym  # noqa: F401 (registers the ids)
+from benchmarks.stored import parser, store
 
-RESULT = Path(__file__).parent.parent / "docs" / "results" / "stepping.json"
 SIZES = (8, 64, 1024, 4096)
 NUM_ACTIONS = 64
 
@@ -193,15 +190,11 @@ def render(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of each contender in each round")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
-    result = measure(options.rounds, options.seconds)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(render(result))
+    arguments = parser(__doc__, "stepping")
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--seconds", type=float, default=0.4, help="of each contender in each round")
+    options = arguments.parse_args()
+    store(measure(options.rounds, options.seconds), options.out, render)
 
 
 if __name__ == "__main__":

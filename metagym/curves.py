@@ -11,6 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from metagym.errors import ConfigError
+from metagym.files import replacing, with_suffix
 from metagym.statistics import Resample, Statistic, iqm, mean, stratified_bootstrap_ci
 from metagym.types import Array, Float, Int
 
@@ -204,7 +205,7 @@ class AdaptationCurve:
         Returns:
             The path written.
         """
-        path = Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
+        path = with_suffix(path, ".npz")
         header = {
             "format": _FORMAT,
             "name": self.name,
@@ -213,13 +214,8 @@ class AdaptationCurve:
             "settings": dict(self.settings),
         }
         arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
         return path
 
     @classmethod

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from metagym.errors import ConfigError
+from metagym.files import replacing
 from metagym.statistics import mean_ci
 from metagym.types import Array, Float
 
@@ -197,12 +198,8 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> Path:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in formats:
         raise ConfigError(f"{path.name!r} names no format; accepted suffixes are {', '.join(formats)}")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, format=kind, dpi=dpi, facecolor="white")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metagym.errors import ConfigError
+from metagym.files import replacing, with_suffix
 from metagym.types import Float
 
 __all__ = [
@@ -380,12 +381,8 @@ def write_gif(path: str | Path, frames: Sequence[Canvas], fps: float = 10.0) -> 
     shapes = {frame.shape for frame in frames}
     if len(shapes) != 1 or fps <= 0.0:
         raise ConfigError(f"a GIF needs frames of one shape and fps > 0, got {sorted(shapes)}, fps {fps}")
-    path = Path(path) if str(path).endswith(".gif") else Path(f"{path}.gif")
+    path = with_suffix(path, ".gif")
     first, *rest = [Image.fromarray(frame).quantize(method=Image.Quantize.MEDIANCUT) for frame in frames]
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         first.save(partial, format="GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger
 from typing_extensions import override
 
 from metagym.errors import CheckpointError, ConfigError
+from metagym.files import replacing
 from metagym.saving import read_archive
 
 if TYPE_CHECKING:
@@ -91,9 +92,8 @@ class RunConfig:
 
     def write(self, out: Path) -> None:
         """Write ``config.json``."""
-        partial = out / ".config.json.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(out / "config.json")
+        with replacing(out / "config.json") as partial:
+            partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, out: Path) -> "RunConfig":

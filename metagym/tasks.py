@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from typing_extensions import Self, override
 
 from metagym.errors import TaskError
+from metagym.files import replacing, with_suffix
 from metagym.noise import GAMMA, mix
 from metagym.types import Array, Int, Keys
 
@@ -243,16 +244,11 @@ class TaskSet(Sequence[Task]):
         Returns:
             The path written.
         """
-        path = Path(path) if str(path).endswith(".npz") else Path(f"{path}.npz")
+        path = with_suffix(path, ".npz")
         columns = {f"{_PREFIX}{name}": np.stack([task[name] for task in self]) for name in self._tasks[0]}
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                head = {"family": np.array(self.family), "fingerprint": np.array(self.fingerprint)}
-                np.savez_compressed(file, allow_pickle=False, **head, **columns)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        head = {"family": np.array(self.family), "fingerprint": np.array(self.fingerprint)}
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **head, **columns)
         return path
 
     @classmethod
