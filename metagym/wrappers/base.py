@@ -43,6 +43,7 @@ class RowsWrapper(RowsVectorEnv):
 
     def __init__(self, env: RowsVectorEnv, observation_space: spaces.Space[Any] | None = None) -> None:
         if not isinstance(env, RowsVectorEnv):
+            self.closed = True  # nothing was opened; Gymnasium before 1.4 closes whatever is deleted
             name = type(self).__name__.removeprefix("Vector")
             raise ConfigError(
                 f"{name} over {type(env).__name__} is not accepted: wrap the envs inside "
