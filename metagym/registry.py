@@ -110,13 +110,22 @@ def family_ids() -> list[str]:
 def make_family(env_id: str, **kwargs: Any) -> Family[Any, Any]:
     """The family behind an id, with the family's own keywords.
 
+    Args:
+        env_id: such as "MetaFrozenLake-v0", or "package:MyFamily-v0", imported as `gymnasium.make` does.
+        **kwargs: of the family.
+
     Raises:
-        ConfigError: if the id is unknown, or not metagym's.
+        ConfigError: if the id is unknown, or not metagym's, or its package cannot be imported.
     """
+    package, _, name = env_id.rpartition(":")
+    if package:
+        try:
+            import_module(package)
+        except ImportError as missing:
+            raise ConfigError(f"the package of env id {env_id!r} cannot be imported: {missing}") from missing
     known = family_ids()
-    name = env_id.rpartition(":")[2]
     if name not in known:
-        raise ConfigError(f"env id {env_id!r} is unknown; accepted are {', '.join(known)}")
+        raise ConfigError(f"{env_id!r} is no id of a family; accepted are {', '.join(known)}")
     defaults = dict(gym.registry[name].kwargs)
     return load_family(defaults.pop("family"))(**{**defaults, **kwargs})
 

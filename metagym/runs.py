@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from metagym.errors import CheckpointError, ConfigError
 from metagym.files import replacing
+from metagym.registry import make_family
 from metagym.saving import read_archive
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class RunConfig:
             raise ConfigError(f"timesteps must be at least 1, got {self.total_timesteps}")
         common = {"env_kwargs": self.env_kwargs, "split": self.split, "seed": self.seed, "device": self.device}
         try:
+            make_family(self.env_id, **self.env_kwargs)  # names a wrong id or keyword better than a learner can
             return learner_type(self.algo)("MlpPolicy", self.env_id, **common, **self.settings)
         except TypeError as error:
             raise ConfigError(f"the learner or the family does not take these settings: {error}") from error

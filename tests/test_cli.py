@@ -79,7 +79,8 @@ def test_train_evaluate_plot_and_resume(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "--env", "MetaNothing-v0"), "MetaNothing-v0"),
+        (("train", "--env", "MetaNothing-v0"), "accepted are MetaBandit-v0, MetaFrozenLake-v0"),
+        (("train", "--env", "nowhere:MetaNothing-v0"), "nowhere"),
         (("train", "--algo", "sarsa"), "accepted are reptile, rl2"),
         (("train", "--set", "episodes_per_trial=0"), "episodes_per_trial"),
         (("train", "--set", "learner_class=Dyna"), "learner_class"),

@@ -286,7 +286,7 @@ def wide_walker():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: evaluate(Walker(), "MetaNothing-v0"), "'MetaNothing-v0' is unknown"),
+        (lambda: evaluate(Walker(), "MetaNothing-v0"), "'MetaNothing-v0' is no id of a family"),
         (lambda: evaluate(Walker(), "CartPole-v1"), "'CartPole-v1'"),
         (lambda: evaluate(Walker(), TaskVectorEnv(LAKE)), "got TaskVectorEnv"),
         (lambda: evaluate(Walker(), LAKE, env_kwargs={"size": 4}), "built already"),

@@ -65,9 +65,9 @@ def test_unknown_keywords_are_refused_by_name(make, name):
 
 
 def test_an_unknown_id_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'MetaNothing-v0' is unknown.*MetaBandit-v0, MetaFrozenLake-v0"):
+    with pytest.raises(ConfigError, match=r"'MetaNothing-v0' is no id of a family.*MetaBandit-v0, MetaFrozenLake-v0"):
         make_family("MetaNothing-v0")
-    with pytest.raises(ConfigError, match="'CartPole-v1' is unknown"):
+    with pytest.raises(ConfigError, match="'CartPole-v1' is no id of a family"):
         make_family("CartPole-v1")
     with pytest.raises(gym.error.NameNotFound):
         gym.make("MetaNothing-v0")
