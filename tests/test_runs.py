@@ -64,17 +64,20 @@ def test_training_in_two_parts_ends_bit_identical_to_training_in_one(tmp_path, a
 def test_a_killed_run_resumes_and_ends_bit_identical(tmp_path, algo):
     whole = train(config(algo, 20_000), tmp_path / "whole")
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from test_runs import config; from metagym.runs import train; "
+        "import torch; torch.set_num_threads(1); "  # as here: other threads add up in another order
+        "from tests.test_runs import config; from metagym.runs import train; "
         f"train(config({algo!r}, 20_000), {str(tmp_path / 'killed')!r}, checkpoint_seconds=0.05)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": "."})
     checkpoint = tmp_path / "killed" / "checkpoint.zip"
-    deadline = time.monotonic() + 120
-    while not (checkpoint.exists() and read_archive(checkpoint)[0]["counters"]["num_timesteps"] > 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": "."}) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (checkpoint.exists() and read_archive(checkpoint)[0]["counters"]["num_timesteps"] > 0):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "killed" / "agent.zip").exists()
     resumed = train(config(algo, 20_000), tmp_path / "killed", resume=True)
     assert_same_arrays(arrays_of(whole), arrays_of(resumed))
