@@ -13,8 +13,8 @@ __all__ = ["adaptation_table", "draw", "share_of_optimum"]
 
 
 def share_of_optimum(curve: AdaptationCurve) -> str:
-    """The last episode's mean as a percentage of the known-task optimum's."""
-    if curve.optimal is None or not curve.optimal.mean() > 0:
+    """The last episode's mean as a percentage of the known-task optimum's; a dash where returns may be negative."""
+    if curve.optimal is None or not curve.optimal.mean() > 0 or curve.random.mean() < 0:
         return "-"
     return f"{100 * curve.mean[-1] / curve.optimal.mean():.0f} %"
 
@@ -30,7 +30,9 @@ def adaptation_table(curves: Sequence[AdaptationCurve], *, title: str | None = N
     played = (
         f"{first.env_id}, split {first.split}: {first.num_tasks} tasks, {first.num_runs} run(s); mean return [95 % CI]"
     )
-    table = Table("episode", *(curve.name for curve in curves), "random", title=title or played, title_justify="left")
+    adapted = first.settings.get("kind") == "gradient"
+    heading = "after episodes" if adapted else "episode"
+    table = Table(heading, *(curve.name for curve in curves), "random", title=title or played, title_justify="left")
     if first.optimal is not None:
         table.add_column("optimum")
     intervals = [curve.interval("mean") for curve in curves]
@@ -40,12 +42,20 @@ def adaptation_table(curves: Sequence[AdaptationCurve], *, title: str | None = N
             for curve, (low, high) in zip(curves, intervals, strict=True)
         ]
         limits = [first.random] if first.optimal is None else [first.random, first.optimal]
-        table.add_row(str(episode + 1), *cells, *(f"{limit.mean():.2f}" for limit in limits))
-    if first.optimal is not None:
+        table.add_row(str(episode if adapted else episode + 1), *cells, *(f"{limit.mean():.2f}" for limit in limits))
+    if first.optimal is not None and first.optimal.mean() > first.random.mean():
         table.add_section()
-        shares = [share_of_optimum(curve) for curve in curves]
-        table.add_row("of optimum", *shares, f"{100 * first.random.mean() / first.optimal.mean():.0f} %", "100 %")
+        table.add_row(*_last_row(curves))
     return table
+
+
+def _last_row(curves: Sequence[AdaptationCurve]) -> list[str]:
+    """Where the last episode stands: of the optimum, or from random to optimum where returns are negative."""
+    if share_of_optimum(curves[0]) != "-":
+        random = curves[0].random.mean() / curves[0].optimal.mean()  # type: ignore[union-attr]
+        return ["of optimum", *(share_of_optimum(curve) for curve in curves), f"{100 * random:.0f} %", "100 %"]
+    shares = [f"{100 * curve.normalized().mean[-1]:.0f} %" for curve in curves]
+    return ["random to optimum", *shares, "0 %", "100 %"]
 
 
 def _episodes_shown(num_episodes: int) -> list[int]:

@@ -10,7 +10,7 @@ from metagym.errors import ConfigError
 from metagym.reports import adaptation_table, draw, share_of_optimum
 
 
-def curve(scores, *, optimal=1.0, name="method"):
+def curve(scores, *, optimal=1.0, random=0.0, name="method", settings=None):
     num_tasks = np.shape(scores)[1]
     return AdaptationCurve(
         scores=np.asarray(scores, dtype=np.float64),
@@ -18,9 +18,9 @@ def curve(scores, *, optimal=1.0, name="method"):
         env_id="MetaFrozenLake-v0",
         split="test",
         task_ids=np.arange(num_tasks),
-        random=np.zeros(num_tasks),
+        random=np.full(num_tasks, random),
         optimal=np.full(num_tasks, optimal),
-        settings={},
+        settings=settings or {},
     )
 
 
@@ -67,3 +67,17 @@ def test_curves_are_drawn_into_one_picture(tmp_path):
     path = draw(files, tmp_path / "both.svg")
     assert path == Path(tmp_path / "both.svg")
     assert "<svg" in path.read_text()
+
+
+def test_negative_returns_are_placed_between_random_and_optimum():
+    text = text_of(adaptation_table([curve([[[-9.0, -4.0]]], optimal=-1.0, random=-5.0)]))
+    last = text.splitlines()[-2]
+    assert "random to optimum" in last
+    assert re.findall(r"-?\d+ %", last) == ["25 %", "0 %", "100 %"]
+
+
+def test_entries_of_a_learner_that_adapts_by_gradient_are_budgets():
+    text = text_of(adaptation_table([curve([[[0.0, 1.0], [0.0, 1.0]]], settings={"kind": "gradient"})]))
+    assert "after episodes" in text
+    assert re.search(r"│ 0 +│ 0\.00 \[", text)
+    assert re.search(r"│ 1 +│ 1\.00 \[", text)
