@@ -163,3 +163,18 @@ def test_details_of_a_task_that_was_set_do_not_outlive_it(pinned, again):
     assert rows.params.success_rate.tolist() == [1 / 3, 0.9, 1 / 3]
     rows.begin(np.array(again))
     assert rows.params.success_rate.tolist() == [1 / 3] * 3
+
+
+def test_details_of_a_restored_task_do_not_outlive_it():
+    other, rows, one = _rows(FrozenLake()), _rows(FrozenLake()), np.array([1])
+    for each in (other, rows):
+        each.begin(ALL)
+        each.begin(ALL)
+    firm = other.params.take(one)
+    firm.success_rate[:] = 0.9
+    other.assign(one, firm, np.array([7]))
+    other.begin(one, new_task=False)
+    rows.set_state(other.get_state())
+    assert rows.params.success_rate.tolist() == [1 / 3, 0.9, 1 / 3]
+    rows.begin(one)
+    assert rows.params.success_rate.tolist() == [1 / 3] * 3
