@@ -7,7 +7,7 @@ wrappers in `metagym.wrappers`, evaluation in `metagym.evaluation`; those import
 from metagym.distributions import TaskDistribution
 from metagym.engine import TaskEnv, TaskVectorEnv
 from metagym.errors import CheckpointError, ConfigError, MetagymError, TaskError
-from metagym.family import Family, Params, Step
+from metagym.family import Family, Params, Step, TaskFamily
 from metagym.registry import make_family, register, register_builtin
 from metagym.tabular import TabularFamily
 from metagym.tasks import Task, TaskSet

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from typing_extensions import Self, override
 
 from metagym.errors import ConfigError, TaskError
-from metagym.family import Family, Params, Region
+from metagym.family import Params, Region, TaskFamily
 from metagym.noise import advance, subkeys, uniforms
 from metagym.tasks import Task, content_ids, content_words
 from metagym.types import Array, Bool, Float, Int, Keys
@@ -40,7 +40,7 @@ class TaskDistribution:
         family: the family; its `task_space` is the support.
     """
 
-    def __init__(self, family: Family[Any, Any]) -> None:
+    def __init__(self, family: TaskFamily[Any]) -> None:
         self.family = family
         self._region: Region = "train"
         self._split: Literal["train", "test"] | None = None
@@ -310,7 +310,7 @@ def check_count(n: Any) -> int:
     return int(n)
 
 
-def restore_tasks(family: Family[Any, Any], params: Params) -> list[Task]:
+def restore_tasks(family: TaskFamily[Any], params: Params) -> list[Task]:
     """Columns of n tasks as a list of `Task` objects."""
     columns = params.columns()
     return [Task(family.name, {name: column[row] for name, column in columns.items()}) for row in range(len(params))]

@@ -9,7 +9,7 @@ over a contiguous last axis keep that exactly; a 2-D ``@`` or a sum over rows do
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -20,7 +20,7 @@ from metagym.errors import TaskError
 from metagym.tasks import Task
 from metagym.types import Array, Bool, Float
 
-__all__ = ["Family", "Params", "Region", "Step"]
+__all__ = ["Family", "Params", "Region", "Step", "TaskFamily"]
 
 Region: TypeAlias = Literal["train", "ood"]
 StateT = TypeVar("StateT", bound=tuple[Any, ...])
@@ -66,43 +66,27 @@ class Step(NamedTuple, Generic[StateT]):
     """Whether the task was solved at this step, (N,); None in families that define no success."""
 
 
-class Family(ABC, Generic[StateT, ParamsT]):
-    """A set of tasks that share spaces. Subclasses set the attributes below in ``__init__`` and implement the methods.
+class TaskFamily(ABC, Generic[ParamsT]):
+    """A set of tasks: what they are, how they are drawn, and what the best return is. Nothing about dynamics.
 
     Attributes:
         name: the family's name; tasks carry it.
         params_type: the dataclass of task columns.
         structural: fields whose hash decides between train and test (a lake's map, not its slip).
-        has_success: whether `step` fills `Step.success`.
-        initial_needs_task: whether `initial` looks at the tasks; if not, it may be handed the columns of other rows.
-        observe_needs_task: the same of `observe`.
-        observation_space: of one row.
-        action_space: of one row, `Discrete` or `Box`.
         task_space: `spaces.Dict` with one entry for each field of `params_type`: the support.
-        episode_length: steps after which an episode is truncated.
         num_structure_draws: uniforms that `draw_structure` consumes for each task.
         num_detail_draws: uniforms that `draw_details` consumes for each task; 0 says that details are the same for all.
         num_ood_detail_draws: the same in the "ood" region; None: no other number.
-        num_initial_draws: uniforms that `initial` consumes.
-        num_step_draws: uniforms that `step` consumes.
     """
 
-    name: ClassVar[str]
-    params_type: ClassVar[type[Any]]
-    structural: ClassVar[tuple[str, ...]]
-    has_success: bool = False
-    initial_needs_task: bool = True
-    observe_needs_task: bool = True
+    name: str
+    params_type: type[Any]
+    structural: tuple[str, ...]
 
-    observation_space: spaces.Space[Any]
-    action_space: spaces.Space[Any]
     task_space: spaces.Dict
-    episode_length: int
     num_structure_draws: int
     num_detail_draws: int = 0
     num_ood_detail_draws: int | None = None
-    num_initial_draws: int = 0
-    num_step_draws: int = 0
 
     # --- tasks -------------------------------------------------------------------------------------------------
 
@@ -168,6 +152,57 @@ class Family(ABC, Generic[StateT, ParamsT]):
         params: ParamsT = self.params_type(**columns)
         return params
 
+    # --- limits ------------------------------------------------------------------------------------------------
+
+    def optimal_return(self, params: ParamsT) -> Float | None:
+        """Expected undiscounted return of one episode for an agent that knows the task, (N,); None if unknown."""
+        del params
+        return None
+
+    def random_return(self, params: ParamsT) -> Float | None:
+        """Expected undiscounted return of one episode for uniformly random actions, (N,); None if not computable."""
+        del params
+        return None
+
+    def bayes_return(self, num_episodes: int) -> Float | None:
+        """Expected undiscounted return of each episode of a trial for the Bayes-optimal agent, (num_episodes,).
+
+        That agent knows the "train" region's distribution of tasks, whole (no split), but not the task, and maximises
+        the return of the trial. Not all families can compute it.
+
+        Returns:
+            Exact values, or None where this family has no feasible computation.
+        """
+        del num_episodes
+        return None
+
+
+class Family(TaskFamily[ParamsT], Generic[StateT, ParamsT]):
+    """A set of tasks that share spaces, and their dynamics.
+
+    Subclasses set the attributes below, and those of `TaskFamily`, in ``__init__`` and implement the methods.
+
+    Attributes:
+        has_success: whether `step` fills `Step.success`.
+        initial_needs_task: whether `initial` looks at the tasks; if not, it may be handed the columns of other rows.
+        observe_needs_task: the same of `observe`.
+        observation_space: of one row.
+        action_space: of one row, `Discrete` or `Box`.
+        episode_length: steps after which an episode is truncated.
+        num_initial_draws: uniforms that `initial` consumes.
+        num_step_draws: uniforms that `step` consumes.
+    """
+
+    has_success: bool = False
+    initial_needs_task: bool = True
+    observe_needs_task: bool = True
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    episode_length: int
+    num_initial_draws: int = 0
+    num_step_draws: int = 0
+
     # --- dynamics ----------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -194,17 +229,7 @@ class Family(ABC, Generic[StateT, ParamsT]):
     def observe(self, state: StateT, params: ParamsT) -> Array:
         """What the agent sees, (N, *observation shape), freshly allocated, of the space's dtype."""
 
-    # --- limits and pictures -----------------------------------------------------------------------------------
-
-    def optimal_return(self, params: ParamsT) -> Float | None:
-        """Expected undiscounted return of one episode for an agent that knows the task, (N,); None if unknown."""
-        del params
-        return None
-
-    def random_return(self, params: ParamsT) -> Float | None:
-        """Expected undiscounted return of one episode for uniformly random actions, (N,); None if not computable."""
-        del params
-        return None
+    # --- pictures ----------------------------------------------------------------------------------------------
 
     @abstractmethod
     def draw(self, state: StateT, params: ParamsT) -> Array:

@@ -22,8 +22,32 @@ __all__ = [
 
 BUILTIN: dict[str, tuple[str, dict[str, Any]]] = {
     "MetaFrozenLake-v0": ("metagym.envs.frozen_lake:FrozenLake", {}),
+    "MetaCliffWalking-v0": ("metagym.envs.cliff_walking:CliffWalking", {}),
+    "MetaTaxi-v0": ("metagym.envs.taxi:Taxi", {}),
+    "MetaGridNavi-v0": ("metagym.envs.grid_navi:GridNavi", {}),
+    "MetaDarkRoom-v0": ("metagym.envs.dark_room:DarkRoom", {}),
+    "MetaKeyToDoor-v0": ("metagym.envs.key_to_door:KeyToDoor", {}),
+    "MetaTMaze-v0": ("metagym.envs.t_maze:TMaze", {}),
     "MetaBandit-v0": ("metagym.envs.bandit:Bandit", {}),
+    "MetaTabularMDP-v0": ("metagym.envs.tabular_mdp:TabularMDP", {}),
+    "MetaTwoStep-v0": ("metagym.envs.two_step:TwoStep", {}),
+    "MetaHarlow-v0": ("metagym.envs.harlow:Harlow", {}),
     "MetaPointGoal-v0": ("metagym.envs.point_goal:PointGoal", {}),
+    "MetaPointWind-v0": ("metagym.envs.point_wind:PointWind", {}),
+    "MetaReacher2D-v0": ("metagym.envs.reacher_2d:Reacher2D", {}),
+    "MetaLQR-v0": ("metagym.envs.lqr:LQR", {}),
+    "MetaCartPole-v0": ("metagym.envs.cart_pole:CartPole", {}),
+    "MetaPendulum-v0": ("metagym.envs.pendulum:Pendulum", {}),
+    "MetaMountainCar-v0": ("metagym.envs.mountain_car:MountainCar", {}),
+    "MetaMountainCarContinuous-v0": ("metagym.envs.mountain_car:MountainCarContinuous", {}),
+    "MetaAcrobot-v0": ("metagym.envs.acrobot:Acrobot", {}),
+    "MetaHalfCheetahDir-v0": ("metagym.envs.mujoco.half_cheetah:HalfCheetahDir", {}),
+    "MetaHalfCheetahVel-v0": ("metagym.envs.mujoco.half_cheetah:HalfCheetahVel", {}),
+    "MetaAntDir-v0": ("metagym.envs.mujoco.ant:AntDir", {}),
+    "MetaAntGoal-v0": ("metagym.envs.mujoco.ant:AntGoal", {}),
+    "MetaHumanoidDir-v0": ("metagym.envs.mujoco.humanoid:HumanoidDir", {}),
+    "MetaWalker2DParams-v0": ("metagym.envs.mujoco.random_params:Walker2DParams", {}),
+    "MetaHopperParams-v0": ("metagym.envs.mujoco.random_params:HopperParams", {}),
 }
 
 

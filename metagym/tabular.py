@@ -7,12 +7,14 @@ from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from gymnasium import spaces
 from typing_extensions import override
 
+from metagym.errors import ConfigError
 from metagym.family import Family, Params, Step
 from metagym.types import Array, Bool, Float, Int
 
-__all__ = ["Cell", "DenseTable", "Position", "Table", "TabularFamily", "outcomes", "thresholds"]
+__all__ = ["Cell", "DenseTable", "Position", "TabularFamily", "at_states", "outcomes", "thresholds"]
 
 ParamsT = TypeVar("ParamsT", bound=Params)
 
@@ -32,17 +34,6 @@ class Cell(NamedTuple):
     success: bool
 
 
-class Table(NamedTuple):
-    """The tables of N tasks; the family's `successors` are shared by all of them."""
-
-    kind: Array
-    """Kind of every state, indexes the family's `cells`, (N, S)."""
-    probability: tuple[Float, ...]
-    """Probability of each of K outcomes, K arrays (N,) that sum to 1."""
-    relabel: Int | None = None
-    """Which effect each action has, (N, A); None where action a has effect a."""
-
-
 class DenseTable(NamedTuple):
     """The Markov decision processes of N tasks written out; terminal states absorb with reward 0."""
 
@@ -58,9 +49,16 @@ class DenseTable(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _row_offsets(num_rows: int, width: int) -> Int:
-    offsets = np.arange(num_rows, dtype=np.int64) * width
+    offsets = (np.arange(num_rows, dtype=np.int64) * width)[:, None]
     offsets.setflags(write=False)
     return offsets
+
+
+def at_states(columns: Array, states: Int) -> Array:
+    """What columns with one entry a state, (N, S) or (N, ...) with S entries in all, hold for `states` (N, M)."""
+    num_rows = len(states)
+    found: Array = columns.reshape(-1).take(_row_offsets(num_rows, columns.size // num_rows) + states)
+    return found
 
 
 def _test_of(flags: list[bool]) -> Callable[[Array], Bool]:
@@ -72,82 +70,141 @@ def _test_of(flags: list[bool]) -> Callable[[Array], Bool]:
 
 
 class TabularFamily(Family[Position, ParamsT]):
-    """A family with S states, A actions and K outcomes of an action.
+    """A family with S states, A actions, and K outcomes of an action.
 
-    In state s, outcome k of effect a leads to ``successors[s, a, k]``; the kind of the state entered decides reward,
-    termination and success. Subclasses set the two attributes and implement `table`.
+    In state s, an action has an effect e, and outcome k of that leads to ``successors[s, e, k]``, the same for all
+    tasks. What kind of state is entered there, the task says; the kind decides reward, termination and success, and
+    may lead on at once to yet another state.
+
+    Subclasses set the attributes, implement `kinds`, and whichever of `probabilities`, `effects` and `starts` are
+    not the default.
 
     Attributes:
-        successors: (S, A, K) int64, shared by all tasks.
-        cells: what each kind of state means when entered.
-        start: the state in which episodes start.
+        successors: (S, E, K) int64, shared by all tasks; E is at least A.
+        cells: what each of C kinds of states means when entered.
+        start: the state in which episodes start, unless `starts` says otherwise.
+        observations: what each state looks like, (S, ...) of the observation space's dtype; None for its number.
+        leads: (C, S) int64: where entering state s, which is of kind c, really leaves the agent; None for s itself.
+        actions_are_effects: whether action a has effect a under every task, so that `effects` need not be asked; by
+            default, whether a family leaves `effects` as it is.
     """
 
     successors: Int
     cells: tuple[Cell, ...]
     start: int = 0
+    observations: Array | None = None
+    leads: Int | None = None
+    actions_are_effects: bool | None = None
     num_step_draws = 1
     initial_needs_task = False
     observe_needs_task = False
 
     @abstractmethod
-    def table(self, params: ParamsT) -> Table:
-        """The tables of N tasks."""
+    def kinds(self, params: ParamsT, states: Int) -> Array:
+        """Kind of each of `states` (N, M) when entered under the tasks: integers below C, or booleans, (N, M)."""
+
+    def probabilities(self, params: ParamsT) -> tuple[Float, ...]:
+        """Probability of each of K outcomes under the tasks, K arrays (N,) that sum to 1; certainty by default."""
+        return (np.ones(len(params)),)
+
+    def effects(self, params: ParamsT, states: Int, actions: Int) -> Int:
+        """Which effect each of `actions` (N, M) has in `states` (N, M), (N, M); by default that of its number."""
+        del params, states
+        return actions
+
+    def starts(self, params: ParamsT) -> Int:
+        """States in which episodes start, each as likely as the others, (N, M).
+
+        Families with M > 1 set `num_initial_draws` to 1; those that look at the tasks set `initial_needs_task`.
+        """
+        return np.full((len(params), 1), self.start, dtype=np.int64)
 
     def _compile(self) -> None:
         """Lay the tables out for stepping; to be called at the end of ``__init__``."""
+        if not isinstance(self.action_space, spaces.Discrete):
+            raise ConfigError(f"{self.name} is tabular and needs a Discrete action space, got {self.action_space}")
+        if self.num_step_draws not in {0, 1} or (self.num_step_draws == 0 and self.successors.shape[2] > 1):
+            raise ConfigError(f"{self.name} is tabular and uses one draw a step, got {self.num_step_draws}")
         # As 0-d arrays, which ufuncs take faster than Python's numbers.
-        self._num_actions, self._num_outcomes = (np.array(size) for size in self.successors.shape[1:])
+        self._num_effects, self._num_outcomes = (np.array(size) for size in self.successors.shape[1:])
         self._flat_successors = np.ascontiguousarray(self.successors.reshape(-1))
+        self._flat_leads = None if self.leads is None else np.ascontiguousarray(self.leads.reshape(-1))
         self._rewards = np.array([cell.reward for cell in self.cells], dtype=np.float64)
         self._terminals = np.array([cell.terminal for cell in self.cells], dtype=np.bool_)
         self._is_terminal = _test_of([cell.terminal for cell in self.cells])
         self._is_success = _test_of([cell.success for cell in self.cells])
+        if self.actions_are_effects is None:
+            self.actions_are_effects = type(self).effects is TabularFamily.effects
+        self._starts_anywhere = type(self).starts is not TabularFamily.starts
 
     @override
     def initial(self, params: ParamsT, noise: Float) -> Position:
-        cell = np.empty(len(noise), dtype=np.int64)
-        cell.fill(self.start)
-        return Position(cell)
+        if not self._starts_anywhere:
+            cell = np.empty(len(noise), dtype=np.int64)
+            cell.fill(self.start)
+            return Position(cell)
+        if not self.initial_needs_task:
+            (shared,) = self.starts(params.take(np.zeros(1, np.int64)))
+            return Position(shared[(noise[:, 0] * len(shared)).astype(np.int64)])
+        starts = self.starts(params)
+        if starts.shape[1] == 1:
+            return Position(starts[:, 0].copy())
+        chosen = (noise[:, 0] * starts.shape[1]).astype(np.int64)
+        return Position(at_states(starts, chosen[:, None])[:, 0])
 
     @override
     def step(self, state: Position, action: Array, params: ParamsT, noise: Float) -> Step[Position]:
-        num_states, num_actions, num_outcomes = self.successors.shape
-        table = self.table(params)
-        num_rows = len(action)
-        if table.relabel is not None:
-            action = table.relabel.reshape(-1).take(_row_offsets(num_rows, num_actions) + action)
-        entry = state.cell * self._num_actions
+        if not self.actions_are_effects:
+            action = self.effects(params, state.cell[:, None], action[:, None])[:, 0]
+        entry = state.cell * self._num_effects
         entry += action
-        if num_outcomes > 1:
+        if self.successors.shape[2] > 1:
             entry *= self._num_outcomes
-            entry += outcomes(table.probability, noise[:, 0])
+            entry += outcomes(self.probabilities(params), noise[:, 0])
         index = self._flat_successors.take(entry)
-        kind = table.kind.reshape(-1).take(_row_offsets(num_rows, num_states) + index)
-        reward = self._rewards.take(kind.astype(np.intp))  # `take` itself widens small integers slowly
+        kind = self.kinds(params, index[:, None])[:, 0]
+        if kind.dtype == np.bool_:
+            kind = kind.view(np.uint8)
+        # `take` itself widens small integers slowly.
+        wide = kind.astype(np.intp)
+        reward = self._rewards.take(wide)
+        if self._flat_leads is not None:
+            wide *= len(self.successors)
+            wide += index
+            index = self._flat_leads.take(wide)
         return Step(Position(index), reward, self._is_terminal(kind), self._is_success(kind))
 
     @override
     def observe(self, state: Position, params: ParamsT) -> Array:
-        return state.cell.copy()
+        return state.cell.copy() if self.observations is None else self.observations.take(state.cell, axis=0)
 
     # --- exact values ------------------------------------------------------------------------------------------
 
+    def kind_table(self, params: ParamsT) -> Array:
+        """Kind of every state, (N, S)."""
+        num_states = len(self.successors)
+        table = self.kinds(params, np.broadcast_to(np.arange(num_states), (len(params), num_states)))
+        return table.view(np.uint8) if table.dtype == np.bool_ else table
+
+    def effect_table(self, params: ParamsT) -> Int:
+        """Effect of every action in every state, (N, S, A)."""
+        num_states, num_actions = len(self.successors), int(self.action_space.n)  # type: ignore[attr-defined]
+        states, actions = np.divmod(np.arange(num_states * num_actions), num_actions)
+        shape = (len(params), num_states * num_actions)
+        table = self.effects(params, np.broadcast_to(states, shape), np.broadcast_to(actions, shape))
+        return table.reshape(len(params), num_states, num_actions)
+
     def dense(self, params: ParamsT) -> DenseTable:
         """The decision processes of N tasks, written out from the tables that are stepped."""
-        table = self.table(params)
-        num_states, num_actions, num_outcomes = self.successors.shape
-        shape = (len(params), num_states, num_actions, num_outcomes)
-        if table.relabel is None:
-            successor = np.broadcast_to(self.successors, shape).copy()
-        else:
-            successor = np.ascontiguousarray(self.successors[:, table.relabel].transpose(1, 0, 2, 3))
+        kinds, effects = self.kind_table(params), self.effect_table(params)
+        entered = self.successors[np.arange(len(self.successors))[None, :, None], effects]
         rows = np.arange(len(params))[:, None, None, None]
-        kind = table.kind.reshape(len(params), -1)
-        entered = kind[rows, successor]
-        probability = np.broadcast_to(np.stack(table.probability, axis=1)[:, None, None, :], shape).copy()
-        reward, terminated = self._rewards[entered], self._terminals[entered]
-        over = self._terminals[kind]
+        kind = kinds[rows, entered]
+        probability = np.stack(self.probabilities(params), axis=1)[:, None, None, :]
+        probability = np.broadcast_to(probability, entered.shape).copy()
+        successor = entered if self.leads is None else self.leads[kind, entered]
+        reward, terminated = self._rewards[kind], self._terminals[kind]
+        over = self._terminals[kinds]
         successor[over] = np.nonzero(over)[1][:, None, None]
         reward[over] = 0.0
         terminated[over] = True
@@ -155,11 +212,15 @@ class TabularFamily(Family[Position, ParamsT]):
 
     @override
     def optimal_return(self, params: ParamsT) -> Float:
-        return self.state_values(params, greedy=True)[:, self.start]
+        return self._value_of_start(params, self.state_values(params, greedy=True))
 
     @override
     def random_return(self, params: ParamsT) -> Float:
-        return self.state_values(params, greedy=False)[:, self.start]
+        return self._value_of_start(params, self.state_values(params, greedy=False))
+
+    def _value_of_start(self, params: ParamsT, values: Float) -> Float:
+        mean: Float = at_states(values, self.starts(params)).mean(axis=1)
+        return mean
 
     def state_values(self, params: ParamsT, *, greedy: bool = True, horizon: int | None = None) -> Float:
         """Exact undiscounted values with `horizon` steps to go, by backward induction.

@@ -12,7 +12,7 @@ import metagym
 from metagym.engine import TaskEnv, TaskVectorEnv
 from metagym.family import Family, Params, Step
 from metagym.registry import family_ids, make_family
-from metagym.tabular import Cell, Table, TabularFamily
+from metagym.tabular import Cell, TabularFamily, at_states
 
 IDS = [name for name in family_ids() if name.startswith("Meta")]
 SETTINGS = [
@@ -142,8 +142,14 @@ class Hall(TabularFamily[HallParams]):
         first = (noise[:, 0] < 0.5).astype(np.uint8)
         return {"labels": np.stack([first, 1 - first], axis=1)}
 
-    def table(self, params):
-        return Table(params.kinds, (np.full(len(params), 0.75), np.full(len(params), 0.25)), params.labels)
+    def kinds(self, params, states):
+        return at_states(params.kinds, states)
+
+    def probabilities(self, params):
+        return np.full(len(params), 0.75), np.full(len(params), 0.25)
+
+    def effects(self, params, states, actions):
+        return at_states(params.labels, actions)
 
     def initial(self, params, noise):
         state = super().initial(params, noise)

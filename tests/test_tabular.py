@@ -29,17 +29,18 @@ def _params(family, num_tasks, seed=0):
 
 def _outcomes(family, params, row, state, action):
     """(probability, next state, reward, terminated, success) of each outcome, by hand from the tables."""
-    table = family.table(params)
-    effect = action if table.relabel is None else table.relabel[row, action]
-    for outcome, probability in enumerate(table.probability):
+    kinds, effect = family.kind_table(params), family.effect_table(params)[row, state, action]
+    for outcome, probability in enumerate(family.probabilities(params)):
         after = family.successors[state, effect, outcome]
-        yield float(probability[row]), int(after), *family.cells[table.kind[row].reshape(-1)[after]]
+        kind = kinds[row, after]
+        after = after if family.leads is None else family.leads[kind, after]
+        yield float(probability[row]), int(after), *family.cells[kind]
 
 
 @every_family
 def test_dense_tables_are_the_outcomes_and_terminal_states_absorb(family):
     params = _params(family, 3)
-    dense, kinds = family.dense(params), family.table(params).kind.reshape(3, -1)
+    dense, kinds = family.dense(params), family.kind_table(params)
     num_states, num_actions, _ = family.successors.shape
     for row, state, action in itertools.product(range(3), range(num_states), range(num_actions)):
         got = list(zip(*(column[row, state, action].tolist() for column in dense), strict=True))
@@ -85,7 +86,7 @@ def test_outcomes_come_with_their_probabilities(family):
 
 def _value(family, params, row, state, horizon, greedy):
     """Expected return, by recursion over all outcomes."""
-    kind = family.table(params).kind[row].reshape(-1)[state]
+    kind = family.kind_table(params)[row, state]
     if horizon == 0 or family.cells[kind].terminal:
         return 0.0
     values = []

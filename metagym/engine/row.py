@@ -9,7 +9,7 @@ from typing_extensions import override
 from metagym.distributions import TaskDistribution
 from metagym.family import Family, Params
 from metagym.noise import GAMMA, subkeys, uniforms
-from metagym.tabular import Position, Table, TabularFamily, thresholds
+from metagym.tabular import Position, TabularFamily, thresholds
 from metagym.tasks import Task
 from metagym.types import Float, Keys
 
@@ -167,55 +167,65 @@ class TableRow(Row):
         super().__init__(family, distribution)
         self._tabular = family
         self._successors = family.successors.tolist()
+        self._leads = None if family.leads is None else family.leads.tolist()
         self._cells = list(family.cells)
         self._set: Task | None = None
         self._one: Params | None = None
         # Discrete observations of tabular families are numpy integers, made once: making one costs as much as a step.
-        self._observations = [np.int64(index) for index in range(len(self._successors))]
+        self._numbers = [np.int64(index) for index in range(len(self._successors))]
+        self._looks = None if family.observations is None else list(family.observations)
+        self._has_fixed_start = not (family.num_initial_draws or family.initial_needs_task)
 
     @override
     def _prepare_block(self) -> None:
-        self._tables = _as_lists(self._tabular.table(self._block))
+        self._tables = _as_lists(self._tabular, self._block)
 
     @override
     def _use_block(self, place: int) -> None:
         self._set = self._one = None
         self._place = place
-        kinds, thresholds, relabel = self._tables
+        kinds, thresholds, effects = self._tables
         self._kind, self._thresholds = kinds[place], thresholds[place]
-        self._relabel = relabel[place] if relabel is not None else None
+        self._effects = effects[place] if effects is not None else None
 
     @override
     def set_task(self, task: Task) -> None:
         if task is self._set:
             return  # a pinned task, reset after reset
         self._set, self._one, self.task_id = task, self.family.params_of([task]), task.id
-        kinds, thresholds, relabel = _as_lists(self._tabular.table(self._one))
+        kinds, thresholds, effects = _as_lists(self._tabular, self._one)
         self._kind, self._thresholds = kinds[0], thresholds[0]
-        self._relabel = relabel[0] if relabel is not None else None
+        self._effects = effects[0] if effects is not None else None
 
     @override
     def begin(self) -> Any:
-        if self._tabular.num_initial_draws:
-            self._index = int(self._tabular.initial(self.params, self._draw(self._tabular.num_initial_draws)).cell[0])
-        else:
+        if self._has_fixed_start:
             self._deal()
             self._index = self._tabular.start
-        return self._observations[self._index]
+        else:
+            noise = self._draw(self._tabular.num_initial_draws)
+            self._index = int(self._tabular.initial(self.params, noise).cell[0])
+        return self._numbers[self._index] if self._looks is None else self._looks[self._index].copy()
 
     @override
     def step(self, action: Any) -> tuple[Any, float, bool, bool]:
         place = self._deal()
-        draw = self._noise[place]
-        if self._relabel is not None:
-            action = self._relabel[action]
+        if self._effects is not None:
+            action = self._effects[self._index][action]
         chosen = 0
-        for threshold in self._thresholds:
-            if draw >= threshold:
-                chosen += 1
-        self._index = index = self._successors[self._index][action][chosen]
-        reward, terminated, success = self._cells[self._kind[index]]
-        return self._observations[index], reward, terminated, success
+        if self._thresholds:
+            draw = self._noise[place]
+            for threshold in self._thresholds:
+                if draw >= threshold:
+                    chosen += 1
+        index = self._successors[self._index][action][chosen]
+        kind = self._kind[index]
+        if self._leads is not None:
+            index = self._leads[kind][index]
+        self._index = index
+        reward, terminated, success = self._cells[kind]
+        observation = self._numbers[index] if self._looks is None else self._looks[index].copy()
+        return observation, reward, terminated, success
 
     @property
     @override
@@ -230,11 +240,13 @@ class TableRow(Row):
         return Position(np.array([self._index], np.int64))
 
 
-_Lists = tuple[list[list[int]], list[list[float]], list[list[int]] | None]
+_Lists = tuple[list[list[int]], list[list[float]], list[list[list[int]]] | None]
 
 
-def _as_lists(table: Table) -> _Lists:
-    kinds = table.kind.reshape(len(table.kind), -1).tolist()
-    relabel = None if table.relabel is None else table.relabel.tolist()
-    rows = [list(row) for row in zip(*(column.tolist() for column in thresholds(table.probability)), strict=True)]
-    return kinds, rows or [[]] * len(kinds), relabel
+def _as_lists(family: TabularFamily[Any], params: Params) -> _Lists:
+    """Kinds of all states, thresholds between outcomes, and effects, of each task."""
+    kinds = family.kind_table(params).tolist()
+    effects = None if family.actions_are_effects else family.effect_table(params).tolist()
+    columns = thresholds(family.probabilities(params))
+    rows = [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    return kinds, rows or [[]] * len(kinds), effects

@@ -13,7 +13,7 @@ from metagym.envs import lake_maps
 from metagym.envs.arguments import flag, integer, number
 from metagym.errors import ConfigError, TaskError
 from metagym.family import Params, Region
-from metagym.tabular import Cell, Position, Table, TabularFamily
+from metagym.tabular import Cell, Position, TabularFamily, at_states
 from metagym.tasks import Task
 from metagym.types import Array, Bool, Float, Int
 
@@ -166,6 +166,7 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
         self.num_detail_draws = int(low < high) + int(self.remap_actions)
         self.num_ood_detail_draws = 1 + int(self.remap_actions)
         self.successors = _successors(self.size, self.is_slippery)
+        self.actions_are_effects = not self.remap_actions
         self._compile()
 
     @override
@@ -225,12 +226,19 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
             raise TaskError(f"action_map={actions}: with remap_actions=False only [0, 1, 2, 3] is accepted")
 
     @override
-    def table(self, params: FrozenLakeParams) -> Table:
-        relabel = params.action_map if self.remap_actions else None
+    def kinds(self, params: FrozenLakeParams, states: Int) -> Array:
+        return at_states(params.map, states)
+
+    @override
+    def probabilities(self, params: FrozenLakeParams) -> tuple[Float, ...]:
         if not self.is_slippery:
-            return Table(params.map, (np.ones(len(params.map)),), relabel)
+            return super().probabilities(params)
         slip = (_ONE - params.success_rate) * _HALF
-        return Table(params.map, (slip, params.success_rate, slip), relabel)
+        return slip, params.success_rate, slip
+
+    @override
+    def effects(self, params: FrozenLakeParams, states: Int, actions: Int) -> Int:
+        return at_states(params.action_map, actions)
 
     def transitions(self, task: Task) -> dict[int, dict[int, list[tuple[float, int, float, bool]]]]:
         """The task in the format of Gymnasium's ``FrozenLakeEnv.P``, to which it is equal for the same lake.
