@@ -1,119 +1,45 @@
-"""Stepping speed of MetaFrozenLake beside Gymnasium's SyncVectorEnv and EnvPool, side by side in one run.
+"""Stepping speed of metagym's envs beside Gymnasium's, EnvPool's and gymnax's, side by side in one run.
 
-    python -m benchmarks.stepping            # prints the table and writes docs/results/stepping.json
+    python -m benchmarks.stepping            # prints the tables and writes docs/results/stepping.json
 
-All contenders step 4x4 maps with slippery ice and uniformly random actions; every step returns fresh arrays and infos
-and includes autoreset. They are visited in turn, several times over; the table holds medians. EnvPool runs in its
-Gymnasium interface, the best of one and two threads and of its synchronous and asynchronous modes.
+Every step returns fresh arrays and infos and includes autoreset; actions are uniformly random. All contenders of a
+problem are visited in turn, several times over; the tables hold medians. `benchmarks.contenders` says how each peer is
+run. One env through `gymnasium.make` is stepped by a loop that resets it by hand.
 """
 
 import platform
 import statistics
 import time
-from collections.abc import Callable
+import tracemalloc
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-import metagym  # noqa: F401 (registers the ids)
+from benchmarks.contenders import PROBLEMS, Run, contenders, scalar
 from benchmarks.stored import parser, store
 
 SIZES = (8, 64, 1024, 4096)
-NUM_ACTIONS = 64
+PEERS = (
+    "EnvPool, best mode",
+    "gymnax, one jitted step",
+    "Gymnasium, its own vector env",
+    "Gymnasium SyncVectorEnv",
+)
+PACKAGES = ("metagym-rl", "gymnasium", "numpy", "envpool", "gymnax", "jax", "numba")
+TABULAR = ("FrozenLake", "CliffWalking", "Taxi", "GridNavi", "DarkRoom", "KeyToDoor", "TMaze", "TwoStep")
+PHYSICS = {
+    "MetaCartPole-v0": "CartPole-v1",
+    "MetaPendulum-v0": "Pendulum-v1",
+    "MetaMountainCar-v0": "MountainCar-v0",
+    "MetaMountainCarContinuous-v0": "MountainCarContinuous-v0",
+    "MetaAcrobot-v0": "Acrobot-v1",
+}
 
 
-def actions_of(num_envs: int, dtype: Any = np.int64) -> list[Any]:
-    """Random actions, drawn before the clock starts."""
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 4, num_envs).astype(dtype) for _ in range(NUM_ACTIONS)]
-
-
-def native(num_envs: int, mode: AutoresetMode, *, pinned: bool) -> Callable[[int], None]:
-    """Metagym's vector env, with one task a row for good, or a fresh lake at every trial."""
-    env = gym.make_vec("MetaFrozenLake-v0", num_envs=num_envs, autoreset_mode=mode)
-    if pinned:
-        env.set_tasks(env.sample_tasks(num_envs))
-    env.reset(seed=0)
-    return stepper(env, actions_of(num_envs))
-
-
-def sync(num_envs: int, *, env_id: str = "FrozenLake-v1") -> Callable[[int], None]:
-    """Gymnasium's SyncVectorEnv of Gymnasium's own FrozenLake."""
-    env = SyncVectorEnv([lambda: gym.make(env_id)] * num_envs)
-    env.reset(seed=0)
-    return stepper(env, actions_of(num_envs))
-
-
-def stepper(env: Any, actions: list[Any]) -> Callable[[int], None]:
-    """A function that takes so many vector steps."""
-
-    def run(num_steps: int) -> None:
-        for step in range(num_steps):
-            env.step(actions[step % NUM_ACTIONS])
-
-    return run
-
-
-def scalar(env_id: str, *, pinned: bool = False) -> Callable[[int], None]:
-    """One env through `gymnasium.make`, reset by hand."""
-    env = gym.make(env_id)
-    if pinned:
-        env.unwrapped.set_task(env.unwrapped.sample_task())
-    env.reset(seed=0)
-    actions = actions_of(4096)[0].tolist()
-
-    def run(num_steps: int) -> None:
-        for step in range(num_steps):
-            _, _, terminated, truncated, _ = env.step(actions[step & 4095])
-            if terminated or truncated:
-                env.reset()
-
-    return run
-
-
-def envpools(num_envs: int) -> dict[str, Callable[[int], None]]:
-    """EnvPool's FrozenLake in each of its modes; none if it is not installed."""
-    try:
-        import envpool
-    except ImportError:
-        return {}
-    runs: dict[str, Callable[[int], None]] = {}
-    for threads in (1, 2):
-        env = envpool.make_gymnasium("FrozenLake-v1", num_envs=num_envs, num_threads=threads)
-        env.reset()
-        runs[f"envpool sync {threads}"] = stepper(env, actions_of(num_envs, np.int32))
-        pool = envpool.make_gymnasium("FrozenLake-v1", num_envs=2 * num_envs, batch_size=num_envs, num_threads=threads)
-        pool.async_reset()
-        runs[f"envpool async {threads}"] = asynchronous(pool, actions_of(num_envs, np.int32))
-    return runs
-
-
-def asynchronous(pool: Any, actions: list[Any]) -> Callable[[int], None]:
-    """EnvPool's send and receive: twice as many envs as a batch holds."""
-
-    def run(num_steps: int) -> None:
-        for step in range(num_steps):
-            info = pool.recv()[-1]
-            pool.send(actions[step % NUM_ACTIONS], info["env_id"])
-
-    return run
-
-
-def contenders(num_envs: int) -> dict[str, Callable[[int], None]]:
-    """All that are compared at one size."""
-    return {
-        "metagym, pinned tasks, NEXT_STEP": native(num_envs, AutoresetMode.NEXT_STEP, pinned=True),
-        "metagym, fresh lakes, NEXT_STEP": native(num_envs, AutoresetMode.NEXT_STEP, pinned=False),
-        "metagym, fresh lakes, SAME_STEP": native(num_envs, AutoresetMode.SAME_STEP, pinned=False),
-        "Gymnasium SyncVectorEnv": sync(num_envs),
-        **envpools(num_envs),
-    }
-
-
-def rates(runs: dict[str, Callable[[int], None]], num_envs: int, *, rounds: int, seconds: float) -> dict[str, float]:
+def rates(runs: dict[str, Run], num_envs: int, *, rounds: int, seconds: float) -> dict[str, float]:
     """Environment steps per second: medians over rounds in which all take their turn."""
     lengths = {}
     for name, run in runs.items():
@@ -137,6 +63,33 @@ def best_envpool(table: dict[str, float]) -> dict[str, float]:
     return {**kept, "EnvPool, best mode": max(modes)} if modes else kept
 
 
+def bytes_per_row(env_id: str, num_envs: int, **kwargs: Any) -> float:
+    """Memory that NumPy and Python hold for each row of a vector env after a few steps, bytes."""
+    gym.make_vec(env_id, num_envs=2, **kwargs).reset(seed=0)  # what is made once is not a row's
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    env = gym.make_vec(env_id, num_envs=num_envs, **kwargs)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.zeros(env.action_space.shape, env.action_space.dtype))
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return (after - before) / num_envs
+
+
+def singles(*, with_compiled: bool) -> dict[str, dict[str, Run]]:
+    """One env each: tabular families beside Gymnasium's FrozenLake, physics beside Gymnasium's same."""
+    groups = {"tabular": {"Gymnasium FrozenLake-v1": scalar("FrozenLake-v1")}}
+    for name in TABULAR:
+        groups["tabular"][f"Meta{name}-v0, fresh tasks"] = scalar(f"Meta{name}-v0")
+    for meta_id, gym_id in PHYSICS.items():
+        runs = {f"Gymnasium {gym_id}": scalar(gym_id), f"{meta_id}": scalar(meta_id)}
+        if with_compiled:
+            runs[f"{meta_id}, compiled"] = scalar(meta_id, compiled=True)
+        groups[gym_id] = runs
+    return groups
+
+
 def installed(package: str) -> str:
     """Version of a package, or a dash."""
     try:
@@ -145,44 +98,59 @@ def installed(package: str) -> str:
         return "-"
 
 
-def measure(rounds: int, seconds: float) -> dict[str, Any]:
+def measure(rounds: int, seconds: float, problems: list[str]) -> dict[str, Any]:
     """Everything the page shows."""
-    vector = {}
-    for num_envs in SIZES:
-        vector[str(num_envs)] = best_envpool(rates(contenders(num_envs), num_envs, rounds=rounds, seconds=seconds))
-        print(num_envs, {name: f"{rate / 1e3:,.0f}k" for name, rate in vector[str(num_envs)].items()}, flush=True)
-    single = {
-        "metagym MetaFrozenLake-v0, pinned task": scalar("MetaFrozenLake-v0", pinned=True),
-        "metagym MetaFrozenLake-v0, fresh lakes": scalar("MetaFrozenLake-v0"),
-        "Gymnasium FrozenLake-v1": scalar("FrozenLake-v1"),
-    }
-    packages = {name: installed(name) for name in ("metagym-rl", "gymnasium", "numpy", "envpool")}
+    with_compiled = find_spec("numba") is not None
+    vector: dict[str, dict[str, dict[str, float]]] = {}
+    for name in problems:
+        vector[name] = {}
+        for num_envs in SIZES:
+            runs = contenders(PROBLEMS[name], num_envs, with_compiled=with_compiled)
+            table = best_envpool(rates(runs, num_envs, rounds=rounds, seconds=seconds))
+            vector[name][str(num_envs)] = table
+            print(name, num_envs, {who: f"{rate / 1e3:,.0f}k" for who, rate in table.items()}, flush=True)
+    groups = singles(with_compiled=with_compiled)
     return {
         "vector": vector,
-        "scalar": rates(single, 1, rounds=rounds, seconds=seconds),
+        "scalar": {name: rates(runs, 1, rounds=rounds, seconds=seconds) for name, runs in groups.items()},
+        "bytes_per_row": {
+            PROBLEMS[name].meta_id: bytes_per_row(PROBLEMS[name].meta_id, 4096, **PROBLEMS[name].meta_kwargs)
+            for name in problems
+        },
         "rounds": rounds,
-        "packages": packages,
+        "packages": {name: installed(name) for name in PACKAGES},
         "python": platform.python_version(),
     }
 
 
+def _vector_table(problem: str, tables: dict[str, dict[str, float]]) -> list[str]:
+    sizes = list(tables)
+    names = list(tables[sizes[0]])
+    lines = [f"| {problem}, thousand steps per second | " + " | ".join(f"N = {int(n):,}" for n in sizes) + " |"]
+    lines.append("|---" * (len(sizes) + 1) + "|")
+    lines += [f"| {name} | " + " | ".join(f"{tables[n][name] / 1e3:,.0f}" for n in sizes) + " |" for name in names]
+    own = [name for name in names if name.startswith("metagym")]
+    for peer in (peer for peer in PEERS if peer in names):
+        for name in own:
+            ratios = " | ".join(f"{tables[n][name] / tables[n][peer]:.1f}x" for n in sizes)
+            lines.append(f"| *{name.removeprefix('metagym, ')}* over *{peer}* | {ratios} |")
+    return [*lines, ""]
+
+
+def _scalar_table(groups: dict[str, dict[str, float]]) -> list[str]:
+    lines = ["| one env through `gymnasium.make` | thousand steps per second | over Gymnasium's |", "|---|---|---|"]
+    for group in groups.values():
+        base = next(iter(group.values()))
+        lines += [f"| {name} | {rate / 1e3:,.0f} | {rate / base:.2f}x |" for name, rate in group.items()]
+    return [*lines, ""]
+
+
 def render(result: dict[str, Any]) -> str:
     """The tables of docs/performance.md."""
-    sizes = list(result["vector"])
-    names = list(result["vector"][sizes[0]])
-    lines = ["| thousand environment steps per second | " + " | ".join(f"N = {int(n):,}" for n in sizes) + " |"]
-    lines.append("|---" * (len(sizes) + 1) + "|")
-    vector = result["vector"]
-    lines += [f"| {name} | " + " | ".join(f"{vector[n][name] / 1e3:,.0f}" for n in sizes) + " |" for name in names]
-    for peer in ("EnvPool, best mode", "Gymnasium SyncVectorEnv"):
-        if peer in names:
-            ratios = {name: [vector[n][name] / vector[n][peer] for n in sizes] for name in names[:3]}
-            lines += [
-                f"| *{name}* over *{peer}* | " + " | ".join(f"{ratio:.1f}x" for ratio in row) + " |"
-                for name, row in ratios.items()
-            ]
-    lines += ["", "| one env through `gymnasium.make` | thousand steps per second |", "|---|---|"]
-    lines += [f"| {name} | {rate / 1e3:,.0f} |" for name, rate in result["scalar"].items()]
+    lines = [line for name, tables in result["vector"].items() for line in _vector_table(name, tables)]
+    lines += _scalar_table(result["scalar"])
+    lines += ["| vector env of 4,096 rows | bytes per row |", "|---|---|"]
+    lines += [f"| {name} | {value:,.0f} |" for name, value in result["bytes_per_row"].items()]
     packages = ", ".join(f"{name} {number}" for name, number in result["packages"].items())
     lines += ["", f"Medians of {result['rounds']} rounds; Python {result['python']}, {packages}."]
     return "\n".join(lines)
@@ -192,9 +160,10 @@ def main() -> None:
     """Measure, print and write."""
     arguments = parser(__doc__, "stepping")
     arguments.add_argument("--rounds", type=int, default=7)
-    arguments.add_argument("--seconds", type=float, default=0.4, help="of each contender in each round")
+    arguments.add_argument("--seconds", type=float, default=0.3, help="of each contender in each round")
+    arguments.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
     options = arguments.parse_args()
-    store(measure(options.rounds, options.seconds), options.out, render)
+    store(measure(options.rounds, options.seconds, options.problems), options.out, render)
 
 
 if __name__ == "__main__":

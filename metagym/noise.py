@@ -55,7 +55,8 @@ def subkeys(keys: Keys | np.uint64, index: Int | np.int64) -> Keys:
 
 def _to_unit(words: Keys) -> Float:
     words >>= _S11
-    unit: Float = np.multiply(words, _UNIT)
+    unit = words.view(np.int64).astype(np.float64)  # signed words convert faster, and 53 bits are exact
+    unit *= _UNIT
     return unit
 
 

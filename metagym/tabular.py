@@ -61,6 +61,23 @@ def at_states(columns: Array, states: Int) -> Array:
     return found
 
 
+def _one_from(first: Array, kind: Array) -> Float:
+    return np.less_equal(first, kind).astype(np.float64)
+
+
+def _looked_up(rewards: Float, kind: Array) -> Float:
+    found: Float = rewards.take(kind.astype(np.intp))  # `take` itself widens small integers slowly
+    return found
+
+
+def _rewards_of(rewards: Float) -> Callable[[Array], Float]:
+    """From kinds of cells to their rewards: one comparison where only the last ones pay, and 1; else a lookup."""
+    first = int(np.argmax(rewards != 0.0)) if rewards.any() else len(rewards)
+    if (rewards[first:] == 1.0).all():
+        return partial(_one_from, np.array(first, np.uint8))
+    return partial(_looked_up, rewards)
+
+
 def _test_of(flags: list[bool]) -> Callable[[Array], Bool]:
     """From kinds of cells to their flags: one comparison where the flagged kinds are the last, else a lookup."""
     first = flags.index(True) if any(flags) else len(flags)
@@ -131,6 +148,7 @@ class TabularFamily(Family[Position, ParamsT]):
         self._flat_leads = None if self.leads is None else np.ascontiguousarray(self.leads.reshape(-1))
         self._rewards = np.array([cell.reward for cell in self.cells], dtype=np.float64)
         self._terminals = np.array([cell.terminal for cell in self.cells], dtype=np.bool_)
+        self._reward_of = _rewards_of(self._rewards)
         self._is_terminal = _test_of([cell.terminal for cell in self.cells])
         self._is_success = _test_of([cell.success for cell in self.cells])
         if self.actions_are_effects is None:
@@ -165,13 +183,12 @@ class TabularFamily(Family[Position, ParamsT]):
         kind = self.kinds(params, index[:, None])[:, 0]
         if kind.dtype == np.bool_:
             kind = kind.view(np.uint8)
-        # `take` itself widens small integers slowly.
-        wide = kind.astype(np.intp)
-        reward = self._rewards.take(wide)
+        reward = self._reward_of(kind)
         if self._flat_leads is not None:
-            wide *= len(self.successors)
-            wide += index
-            index = self._flat_leads.take(wide)
+            place = kind.astype(np.intp)
+            place *= len(self.successors)
+            place += index
+            index = self._flat_leads.take(place)
         return Step(Position(index), reward, self._is_terminal(kind), self._is_success(kind))
 
     @override

@@ -1,21 +1,110 @@
 """Tables: stepped, written out and solved, each against a naive loop."""
 
 import itertools
+import pickle
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metagym import TaskDistribution
+from metagym import ConfigError, Params, TabularFamily, TaskDistribution, TaskEnv, TaskVectorEnv
+from metagym.engine.row import BatchRow, TableRow
 from metagym.envs import FrozenLake
-from metagym.tabular import Position, outcomes, thresholds
+from metagym.tabular import Cell, Position, at_states, outcomes, thresholds
 from tests.parity import assert_same
-from tests.strategies import Hall, HallParams
+from tests.strategies import Hall, HallParams, random_actions, rollout
+
+
+@dataclass(frozen=True)
+class VaultParams(Params):
+    """Columns of N vaults."""
+
+    key: np.ndarray
+    door: np.ndarray
+    turned: np.ndarray
+
+
+class Vault(TabularFamily[VaultParams]):
+    """Five cells in a row: take the key, then leave by the door. Uses all that tables may: the state tells whether
+    one has the key, which the task's cell `key` hands over; actions are turned round where the task says so, and
+    episodes start beside the key.
+    """
+
+    name = "Vault"
+    params_type = VaultParams
+    structural = ("key", "door", "turned")
+    has_success = True
+    cells = (Cell(-0.5, False, False), Cell(0.25, False, False), Cell(2.0, True, True))
+    episode_length = 12
+    num_structure_draws = 7
+    num_initial_draws = 1
+    initial_needs_task = True
+
+    def __init__(self):
+        states = np.arange(10)
+        cell, layer = states % 5, states // 5
+        left, right = np.maximum(cell - 1, 0) + 5 * layer, np.minimum(cell + 1, 4) + 5 * layer
+        self.successors = np.stack([np.stack([left, states], axis=1), np.stack([right, left], axis=1)], axis=1)
+        self.leads = np.stack([states, np.minimum(states + 5, 9), states])
+        self.observations = np.stack([cell, layer], axis=1).astype(np.int16)
+        self.observation_space, self.action_space = spaces.Box(0, 4, (2,), np.int16), spaces.Discrete(2)
+        self.task_space = spaces.Dict(
+            key=spaces.Discrete(5), door=spaces.Discrete(5), turned=spaces.Box(0, 1, (5,), np.uint8)
+        )
+        self._compile()
+
+    def draw_structure(self, noise, region):
+        place = (5 * noise[:, :2]).astype(np.int64)
+        return {"key": place[:, 0], "door": place[:, 1], "turned": (2 * noise[:, 2:]).astype(np.uint8)}
+
+    def kinds(self, params, states):
+        return np.where(states == params.key[:, None], 1, 2 * (states == params.door[:, None] + 5))
+
+    def probabilities(self, params):
+        return np.full(len(params), 0.75), np.full(len(params), 0.25)
+
+    def effects(self, params, states, actions):
+        return actions ^ at_states(params.turned, states % 5)
+
+    def starts(self, params):
+        return np.stack([np.maximum(params.key - 1, 0), np.minimum(params.key + 1, 4)], axis=1)
+
+    def draw(self, state, params):
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def describe(self, state, params):
+        return f"{state.cell[0]}\n"
+
+
+class Lamp(Vault):
+    """A vault whose states are of two kinds, told as booleans, and whose starts are the same for all tasks."""
+
+    name = "Lamp"
+    cells = (Cell(0.0, False, False), Cell(1.0, True, True))
+    initial_needs_task = False
+
+    def __init__(self):
+        super().__init__()
+        self.leads = self.observations = None
+        self.observation_space = spaces.Discrete(10)
+        self._compile()
+
+    def kinds(self, params, states):
+        return states == params.door[:, None]
+
+    def starts(self, params):
+        return np.broadcast_to(np.array([1, 7, 3]), (len(params), 3))
+
 
 FAMILIES = [
     Hall(),
+    Vault(),
+    Lamp(),
     FrozenLake(size=2),
     FrozenLake(size=3, remap_actions=True, success_rate=(0.0, 1.0)),
     FrozenLake(size=3, is_slippery=False, random_goal=True),
@@ -71,7 +160,7 @@ def test_a_step_takes_the_outcome_that_its_uniform_falls_on(family, seed, data):
         assert (step.state.cell[row], step.reward[row], step.terminated[row], step.success[row]) == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES[:3], ids=lambda family: type(family).__name__)
+@pytest.mark.parametrize("family", FAMILIES[:5], ids=lambda family: type(family).__name__)
 def test_outcomes_come_with_their_probabilities(family):
     params = _params(family, 1).take(np.zeros(20_000, np.int64))
     noise = np.random.default_rng(0).random((20_000, 1))
@@ -100,7 +189,7 @@ def _value(family, params, row, state, horizon, greedy):
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-@pytest.mark.parametrize("family", FAMILIES[:2], ids=lambda family: type(family).__name__)
+@pytest.mark.parametrize("family", FAMILIES[:4], ids=lambda family: type(family).__name__)
 def test_values_are_those_of_recursion_over_all_outcomes(family, greedy):
     params = _params(family, 3)
     for horizon in (0, 1, 3):
@@ -128,8 +217,11 @@ def test_the_optimal_return_is_the_best_of_all_open_loop_plans_where_nothing_is_
 @every_family
 def test_reference_returns_are_the_values_of_the_start(family):
     params = _params(family, 4)
-    assert_same(family.optimal_return(params), family.state_values(params)[:, family.start])
-    assert_same(family.random_return(params), family.state_values(params, greedy=False)[:, family.start])
+    starts = family.starts(params)
+    for returns, greedy in ((family.optimal_return(params), True), (family.random_return(params), False)):
+        values = family.state_values(params, greedy=greedy)
+        expected = [np.mean([values[row, start] for start in starts[row]]) for row in range(4)]
+        np.testing.assert_allclose(returns, expected, rtol=1e-12)
 
 
 def test_the_random_return_is_the_mean_return_of_random_actions():
@@ -170,3 +262,75 @@ def test_a_step_by_hand_in_the_hall():
     assert step.state.cell.tolist() == [2, 0, 1]
     assert step.reward.tolist() == [1.0, -0.25, -0.25]
     assert step.terminated.tolist() == step.success.tolist() == [True, False, False]
+
+
+def test_a_vault_by_hand():
+    family = Vault()
+    params = VaultParams(np.array([2, 2]), np.array([0, 0]), np.array([[0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], np.uint8))
+    assert family.starts(params).tolist() == [[1, 3], [1, 3]]
+    steps = [family.step(Position(np.array([1, 1])), np.array([1, 0]), params, np.array([[0.0], [0.0]]))]
+    # Both go right (action 0 is turned round in the second vault) onto the key, and have it.
+    assert steps[0].state.cell.tolist() == [7, 7]
+    assert steps[0].reward.tolist() == [0.25, 0.25]
+    steps.append(family.step(Position(np.array([6, 5])), np.array([0, 0]), params, np.array([[0.0], [0.0]])))
+    assert steps[1].state.cell.tolist() == [5, 5]
+    assert steps[1].reward.tolist() == [2.0, 2.0]
+    assert steps[1].terminated.tolist() == steps[1].success.tolist() == [True, True]
+    assert family.observe(steps[0].state, params).tolist() == [[2, 1], [2, 1]]
+    assert family.observe(steps[0].state, params).dtype == np.int16
+
+
+@pytest.mark.parametrize("make", [Vault, Lamp])
+def test_lists_and_arrays_of_a_vault_go_the_same_way(make):
+    scalar = [TaskEnv(make()) for _ in range(3)]
+    assert all(type(env._row) is TableRow for env in scalar)
+    vector = TaskVectorEnv(make(), 3, autoreset_mode=AutoresetMode.SAME_STEP)
+    actions = random_actions(vector, 60)
+    expected = [rollout(env, [action[row] for action in actions], seed=7 + row) for row, env in enumerate(scalar)]
+    results = rollout(vector, actions, seed=7)
+    for row, results_of_row in enumerate(expected):
+        seen = [result[0] for result in results_of_row if len(result) == 2 or not (result[2] or result[3])]
+        assert_same([observation[row] for observation, *_ in results], seen)
+        rewards = [result[1] for result in results_of_row if len(result) == 5]
+        assert [result[1][row] for result in results if len(result) == 5] == rewards
+
+
+@pytest.mark.parametrize("make", [Vault, Lamp])
+def test_starts_are_equally_likely(make):
+    family = make()
+    params = _params(family, 1).take(np.zeros(9000, np.int64))
+    cells = family.initial(params, np.random.default_rng(0).random((9000, 1))).cell
+    starts = family.starts(params)[0]
+    expected = np.bincount(starts, minlength=10) * 9000 / len(starts)
+    counts = np.bincount(cells, minlength=10)
+    assert (counts[expected == 0] == 0).all()
+    if np.count_nonzero(expected) > 1:
+        assert stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
+
+
+def test_a_family_with_tables_can_be_pickled():
+    for family in FAMILIES:
+        again = pickle.loads(pickle.dumps(family))
+        params = _params(family, 5)
+        assert_same(again.dense(params), family.dense(params))
+
+
+def test_what_only_tables_can_hold_is_demanded():
+    family = Vault()
+    family.num_step_draws = 2
+    with pytest.raises(ConfigError, match="one draw a step, got 2"):
+        family._compile()
+    family.num_step_draws = 0
+    with pytest.raises(ConfigError, match="one draw a step, got 0"):
+        family._compile()
+    family.num_step_draws, family.action_space = 1, spaces.Box(-1.0, 1.0, (1,), np.float32)
+    with pytest.raises(ConfigError, match="needs a Discrete action space"):
+        family._compile()
+
+
+def test_a_family_with_a_step_of_its_own_is_not_walked():
+    class Slow(Vault):
+        def step(self, state, action, params, noise):
+            return super().step(state, action, params, noise)
+
+    assert type(TaskEnv(Slow())._row) is BatchRow

@@ -10,7 +10,7 @@ from metagym.types import Array, Float, Int, Keys
 __all__ = ["NoiseTape", "TaskRing"]
 
 _MAX_STRIDES = 16
-_MAX_NOISE = 2**17
+_MAX_NOISE = 2**15  # uniforms of a block: arrays of 256 KiB; larger ones are mapped and unmapped by malloc every time
 
 _MAX_DEPTH = 32
 _MAX_TASKS = 2**14
