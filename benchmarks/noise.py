@@ -29,7 +29,7 @@ def microseconds(call: Callable[[], Any], *, calls: int = 1280, repetitions: int
 
 def hashed(*, in_phase: bool) -> Callable[[], Any]:
     """The tape of the engine; out of phase, every ninth row is called twice each time, as resets in SAME_STEP are."""
-    tape = NoiseTape(NUM_ROWS, 1)
+    tape = NoiseTape(NUM_ROWS, 1, 0)
     tape.seed(np.arange(NUM_ROWS), np.random.default_rng(0).integers(0, 2**64, NUM_ROWS, dtype=np.uint64))
     some = np.arange(0, NUM_ROWS, 9)
 

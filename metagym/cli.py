@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.spaces import Box, Space
 from rich.console import Console
 from rich.table import Table
 
 from metagym import __version__
 from metagym.errors import ConfigError, MetagymError
-from metagym.registry import family_ids, make_family
+from metagym.registry import family_ids, family_type
 
 __all__ = ["app", "main"]
 
@@ -67,18 +69,31 @@ def envs(
     if name is not None:
         import inspect
 
-        console.print(inspect.cleandoc(type(make_family(name)).__doc__ or ""), markup=False, highlight=False)
+        console.print(inspect.cleandoc(family_type(name)[0].__doc__ or ""), markup=False, highlight=False)
         return
     table = Table(title=f"metagym {__version__}: families of tasks")
     table.add_column("id", no_wrap=True)
     for heading in ("what", "observation", "actions", "steps"):
         table.add_column(heading)
     for env_id in family_ids():
-        family = make_family(env_id)
-        what = (type(family).__doc__ or "").strip().splitlines()[0]
-        table.add_row(env_id, what, str(family.observation_space), str(family.action_space), str(family.episode_length))
+        table.add_row(env_id, *_summary(env_id))
     console.print(table)
     console.print("`metagym envs ID` shows one in full; in Python: gymnasium.make(ID), after `import metagym`.")
+
+
+def _summary(env_id: str) -> list[str]:
+    """What a family is, its observation and action spaces and steps; or what must be installed to see them."""
+    kind, defaults = family_type(env_id)
+    what = (kind.__doc__ or "").strip().splitlines()[0]
+    try:
+        family = kind(**defaults)
+    except DependencyNotInstalled as missing:
+        return [what, str(missing), "", ""]
+    return [what, _brief(family.observation_space), _brief(family.action_space), str(family.episode_length)]
+
+
+def _brief(space: Space[Any]) -> str:
+    return f"Box{space.shape}" if isinstance(space, Box) else str(space)
 
 
 @app.command()
@@ -230,9 +245,7 @@ def main() -> None:
     """Run the command line; a mistake of the user's ends in one line and exit code 2."""
     try:
         app()
-    except (MetagymError, TypeError) as mistake:
-        _fail(mistake)
-    except OSError as mistake:
+    except (MetagymError, DependencyNotInstalled, TypeError, OSError) as mistake:
         _fail(mistake)
 
 

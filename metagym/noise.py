@@ -76,23 +76,25 @@ def uniforms(counters: Keys, num_draws: int) -> Float:
     return _to_unit(mix(counters[:, None] + offsets))
 
 
-def strides(counters: Keys, num_draws: int, num_strides: int) -> Float:
-    """The next draws of each stream in portions, in [0, 1); the counters stay where they are.
+def strides(counters: Keys, num_draws: int, num_strides: int, stride: int) -> Float:
+    """The first draws of the next strides of each stream, in [0, 1); the counters stay where they are.
 
     Args:
         counters: one per row, (N,).
-        num_draws: draws of a portion.
-        num_strides: portions, L.
+        num_draws: draws wanted of each stride, at most `stride`.
+        num_strides: strides, L.
+        stride: draws from the start of a stride to the start of the next.
 
     Returns:
-        The same doubles as `uniforms` gives, portion by portion, (L, N, num_draws).
+        The same doubles as `uniforms` gives at these places, stride by stride, (L, N, num_draws).
     """
-    return _to_unit(mix(counters[:, None] + _offsets(num_draws, num_strides)))
+    return _to_unit(mix(counters[:, None] + _offsets(num_draws, num_strides, stride)))
 
 
 @lru_cache(maxsize=64)
-def _offsets(num_draws: int, num_strides: int) -> Keys:
-    offsets = np.arange(1, num_strides * num_draws + 1, dtype=np.uint64) * GAMMA
+def _offsets(num_draws: int, num_strides: int, stride: int) -> Keys:
+    starts = np.arange(num_strides, dtype=np.uint64)[:, None] * np.uint64(stride)
+    offsets = np.multiply(starts + np.arange(1, num_draws + 1, dtype=np.uint64), GAMMA, dtype=np.uint64)
     offsets.setflags(write=False)
     return offsets.reshape(num_strides, 1, num_draws)
 

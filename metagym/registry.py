@@ -8,10 +8,12 @@ import gymnasium as gym
 from metagym.engine import TaskEnv, TaskVectorEnv
 from metagym.errors import ConfigError
 from metagym.family import Family
+from metagym.foreign.ids import foreign_family, is_foreign, register_foreign
 
 __all__ = [
     "BUILTIN",
     "family_ids",
+    "family_type",
     "load_family",
     "make_env",
     "make_family",
@@ -33,6 +35,8 @@ BUILTIN: dict[str, tuple[str, dict[str, Any]]] = {
     "MetaTwoStep-v0": ("metagym.envs.two_step:TwoStep", {}),
     "MetaHarlow-v0": ("metagym.envs.harlow:Harlow", {}),
     "MetaPointGoal-v0": ("metagym.envs.point_goal:PointGoal", {}),
+    "MetaPointCorner-v0": ("metagym.envs.point_corner:PointCorner", {}),
+    "MetaPointWalls-v0": ("metagym.envs.point_walls:PointWalls", {}),
     "MetaPointWind-v0": ("metagym.envs.point_wind:PointWind", {}),
     "MetaReacher2D-v0": ("metagym.envs.reacher_2d:Reacher2D", {}),
     "MetaLQR-v0": ("metagym.envs.lqr:LQR", {}),
@@ -131,12 +135,11 @@ def family_ids() -> list[str]:
     return sorted(name for name, spec in gym.registry.items() if spec.entry_point == "metagym.registry:make_env")
 
 
-def make_family(env_id: str, **kwargs: Any) -> Family[Any, Any]:
-    """The family behind an id, with the family's own keywords.
+def family_type(env_id: str) -> tuple[type[Family[Any, Any]], dict[str, Any]]:
+    """The family class behind an id, and the keywords that the id stands for. No family is made.
 
     Args:
         env_id: such as "MetaFrozenLake-v0", or "package:MyFamily-v0", imported as `gymnasium.make` does.
-        **kwargs: of the family.
 
     Raises:
         ConfigError: if the id is unknown, or not metagym's, or its package cannot be imported.
@@ -151,10 +154,28 @@ def make_family(env_id: str, **kwargs: Any) -> Family[Any, Any]:
     if name not in known:
         raise ConfigError(f"{env_id!r} is no id of a family; accepted are {', '.join(known)}")
     defaults = dict(gym.registry[name].kwargs)
-    return load_family(defaults.pop("family"))(**{**defaults, **kwargs})
+    return load_family(defaults.pop("family")), defaults
+
+
+def make_family(env_id: str, **kwargs: Any) -> Any:
+    """The family behind an id, with the family's own keywords: a `Family`, or a `metagym.foreign.ForeignFamily`.
+
+    Args:
+        env_id: as for `family_type`.
+        **kwargs: of the family.
+
+    Raises:
+        ConfigError: if the id is unknown, or not metagym's, or its package cannot be imported.
+        DependencyNotInstalled: if the family needs an extra that is not installed; the message says which.
+    """
+    if is_foreign(env_id):
+        return foreign_family(env_id, **kwargs)
+    family, defaults = family_type(env_id)
+    return family(**{**defaults, **kwargs})
 
 
 def register_builtin() -> None:
     """Register the ids that ship with metagym."""
     for name, (entry_point, kwargs) in BUILTIN.items():
         register(name, entry_point, **kwargs)
+    register_foreign()

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+from gymnasium.error import DependencyNotInstalled
 
 from metagym import cli
 from metagym.curves import AdaptationCurve
@@ -47,6 +48,27 @@ def test_envs_lists_every_family(monkeypatch, capsys):
         assert env_id in out
 
 
+def _needs_an_extra(self, **kwargs):
+    raise DependencyNotInstalled('pip install "metagym-rl[abacus]"')
+
+
+def test_a_family_whose_extra_is_missing_is_listed_with_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr("metagym.envs.bandit.Bandit.__init__", _needs_an_extra)
+    code, out, _ = run(monkeypatch, capsys, "envs")
+    assert code == 0
+    assert "MetaBandit-v0" in out
+    assert "metagym-rl[abacus]" in " ".join(out.split())
+    assert run(monkeypatch, capsys, "envs", "MetaBandit-v0")[0] == 0
+
+
+def test_training_without_the_extra_of_a_family_ends_in_what_to_install(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("metagym.envs.bandit.Bandit.__init__", _needs_an_extra)
+    code, _, err = run(monkeypatch, capsys, "train", "--env", "MetaBandit-v0", "--out", tmp_path / "run")
+    assert code == 2
+    assert 'pip install "metagym-rl[abacus]"' in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_envs_shows_one_family_in_full(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "envs", "MetaFrozenLake-v0")
     assert code == 0
@@ -79,7 +101,7 @@ def test_train_evaluate_plot_and_resume(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "--env", "MetaNothing-v0"), "accepted are MetaBandit-v0, MetaFrozenLake-v0"),
+        (("train", "--env", "MetaNothing-v0"), "accepted are MetaAcrobot-v0, MetaAntDir-v0"),
         (("train", "--env", "nowhere:MetaNothing-v0"), "nowhere"),
         (("train", "--algo", "sarsa"), "accepted are reptile, rl2"),
         (("train", "--set", "episodes_per_trial=0"), "episodes_per_trial"),

@@ -27,10 +27,9 @@ class Rows:
 
     def __init__(self, family: Family[Any, Any], distribution: TaskDistribution, num_rows: int) -> None:
         self.family, self.distribution, self.num_rows = family, distribution, num_rows
-        self.noise = NoiseTape(num_rows, max(family.num_step_draws, family.num_initial_draws))
+        self.noise = NoiseTape(num_rows, family.num_step_draws, family.num_initial_draws)
         self.ring = TaskRing(distribution, num_rows)
         self.sampling_key, self.num_sampled = np.uint64(0), 0
-        self._dealt: Float = np.empty((num_rows, 0))
         self._active: Bool | None = None
         entropy = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
         self.seed(np.arange(num_rows), [entropy + row for row in range(num_rows)])
@@ -141,25 +140,18 @@ class Rows:
 
     def advance(self, action: Array, active: Bool | None) -> Step[Any]:
         """Step every row; rows that are not `active` must begin anew at once: this call is their reset."""
-        self._dealt, self._active = self.noise.deal(), active
-        noise = self._dealt[:, : self.family.num_step_draws]
-        step = self.family.step(self.state, action, self.params, noise)
+        self._active = active
+        step = self.family.step(self.state, action, self.params, self.noise.deal())
         self.state = step.state
         self.elapsed += _ONE
         return step
 
     def _initial_noise(self, rows: Int) -> Float:
         # Rows that were not active in this call have been dealt their stride with everybody's.
-        dealt = self._active is not None and not self._active[rows[0]]
-        if dealt:
+        if self._active is not None and not self._active[rows[0]]:
             self._active = None
-        draws = self.family.num_initial_draws
-        if not draws:
-            if not dealt:
-                self.noise.skip(rows)
-            return np.empty((len(rows), 0))
-        noise = self._dealt[rows] if dealt else self.noise.deal_to(rows)
-        return noise[:, :draws]
+            return self.noise.dealt_to(rows)
+        return self.noise.deal_to(rows)
 
     def truncations(self, terminated: Bool) -> Bool:
         """Rows whose episode is over by its length alone, (N,)."""
@@ -167,8 +159,10 @@ class Rows:
         self._longest += 1
         if self._longest < self.family.episode_length:
             return np.zeros(self.num_rows, np.bool_)
-        self._longest = int(self.elapsed.max())
-        return np.greater(self.elapsed >= self.family.episode_length, terminated)
+        due = self.elapsed >= self.family.episode_length
+        if not due.any():
+            self._longest = int(self.elapsed.max())
+        return np.greater(due, terminated)
 
     def observe(self, rows: Int | None) -> Array:
         """Observations of all rows, or of some, freshly allocated."""

@@ -21,19 +21,24 @@ class NoiseTape:
     """The dynamics noise of N rows: one stride of uniforms for every call on a row, be it a step or a reset.
 
     A call moves the stream of its row on by one stride, however much of it is used. So rows that are called together
-    stay in phase, and the next strides of all of them can be drawn as one block; what a row gets does not depend on it.
+    stay in phase, and what the next steps of all of them use can be drawn as one block. What a reset uses beyond that
+    is drawn for the rows that reset. What a row gets depends on neither.
 
     Args:
         num_rows: N.
-        stride: uniforms for each call.
+        step_draws: uniforms that a step uses.
+        initial_draws: uniforms that a reset uses.
     """
 
-    def __init__(self, num_rows: int, stride: int) -> None:
-        self._stride, self._advance = stride, advance(stride)
+    def __init__(self, num_rows: int, step_draws: int, initial_draws: int) -> None:
+        self._step_draws, self._initial_draws = step_draws, initial_draws
+        self._stride = max(step_draws, initial_draws)
+        self._advance = advance(self._stride)
         self._counters: Keys = np.zeros(num_rows, np.uint64)
-        self._most = max(1, min(_MAX_STRIDES, _MAX_NOISE // max(1, num_rows * stride)))
+        self._most = max(1, min(_MAX_STRIDES, _MAX_NOISE // max(1, num_rows * step_draws)))
         self._length = 1
-        self._none: Float = np.empty((0, num_rows, stride))
+        self._none: Float = np.empty((0, num_rows, step_draws))
+        self._last: Float = np.empty((num_rows, 0))
         self._block = self._none
         self._dealt = 0
 
@@ -43,33 +48,36 @@ class NoiseTape:
         self._counters[rows] = keys
 
     def deal(self) -> Float:
-        """The next stride of every row, (N, stride); to be read only."""
-        if self._dealt == len(self._block):
-            self._draw()
-        noise: Float = self._block[self._dealt]
+        """Move all rows on by one stride; what a step uses of it, (N, step_draws), to be read only."""
+        if self._step_draws:
+            if self._dealt == len(self._block):
+                self._draw()
+            self._last = self._block[self._dealt]
         self._dealt += 1
-        return noise
+        return self._last
+
+    def dealt_to(self, rows: Int) -> Float:
+        """What a reset of some rows uses of the stride dealt to them last, (M, initial_draws).
+
+        The others may have moved on since; these rows must not have.
+        """
+        if self._initial_draws <= self._step_draws:
+            noise: Float = self._last[rows, : self._initial_draws]
+            return noise
+        counters = self._counters[rows] + advance((self._dealt - 1) * self._stride)
+        return uniforms(counters, self._initial_draws)
 
     def deal_to(self, rows: Int) -> Float:
-        """The next stride of some rows, (M, stride); the others do not move."""
-        if len(rows) == len(self._counters):
-            return self.deal()
+        """Move some rows on by one stride; what a reset uses of it, (M, initial_draws). The others do not move."""
         self._settle()
-        noise = uniforms(self._counters[rows], self._stride)
+        counters = self._counters[rows]
         self._counters[rows] += self._advance
-        return noise
-
-    def skip(self, rows: Int) -> None:
-        """Move some rows on by one stride that nobody looks at."""
-        if not self._stride:
-            return
-        self._settle()
-        self._counters[rows] += self._advance
+        return uniforms(counters, self._initial_draws)
 
     def _draw(self) -> None:
         length = self._length
         self._settle()
-        self._block = strides(self._counters, self._stride, length)
+        self._block = strides(self._counters, self._step_draws, length, self._stride)
         self._block.setflags(write=False)
         # Longer while blocks are used up, short again as soon as some rows leave the others' phase.
         self._length = min(2 * length, self._most)

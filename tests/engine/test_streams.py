@@ -96,21 +96,31 @@ def test_the_depth_is_bounded_by_bytes_too(monkeypatch):
     assert TaskRing(TaskDistribution(FrozenLake(size=16)), 4).depth == 4
 
 
-@settings(max_examples=60)
-@given(st.lists(st.one_of(st.just("all"), st.sets(st.integers(0, 3), min_size=1)), max_size=60), st.integers(1, 3))
-def test_a_row_is_dealt_its_own_stream_stride_by_stride(calls, stride):
-    tape = NoiseTape(4, stride)
+@settings(max_examples=80)
+@given(
+    st.lists(st.one_of(st.just("all"), st.sets(st.integers(0, 3), min_size=1)), max_size=60),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+def test_a_row_is_dealt_its_own_stream_stride_by_stride(calls, step_draws, initial_draws):
+    tape = NoiseTape(4, step_draws, initial_draws)
     tape.seed(np.arange(4), KEYS)
+    stride = max(step_draws, initial_draws)
     expected = uniforms(KEYS, 61 * stride).reshape(4, 61, stride)
     dealt = np.zeros(4, np.int64)
     for call in calls:
         rows = np.arange(4) if call == "all" else np.array(sorted(call))
-        noise = tape.deal() if call == "all" else tape.deal_to(rows)
-        assert_same(np.ascontiguousarray(noise), np.ascontiguousarray(expected[rows, dealt[rows]]))
+        strides = expected[rows, dealt[rows]]
+        if call == "all":
+            assert_same(np.ascontiguousarray(tape.deal()), np.ascontiguousarray(strides[:, :step_draws]))
+            some = np.array([1, 3])
+            assert_same(tape.dealt_to(some), np.ascontiguousarray(strides[some, :initial_draws]))
+        else:
+            assert_same(tape.deal_to(rows), np.ascontiguousarray(strides[:, :initial_draws]))
         dealt[rows] += 1
 
 
 def test_noise_drawn_ahead_cannot_be_written_to():
-    tape = NoiseTape(2, 1)
+    tape = NoiseTape(2, 1, 0)
     with pytest.raises(ValueError, match="read-only"):
         tape.deal()[0] = 0.5
