@@ -69,12 +69,17 @@ class TaskDistribution:
         at least one each.
 
         Raises:
-            ConfigError: if `name` is neither "train" nor "test", or this distribution is split already.
+            ConfigError: if `name` is neither "train" nor "test", or this distribution is split already, or the family
+                has no test part.
         """
         if name not in {"train", "test"}:
             raise ConfigError(f"split {name!r} is unknown; accepted are 'train' and 'test' (and .ood())")
         if self._split is not None or self._region == "ood":
             raise ConfigError(f"this distribution is the {self._split or 'ood'!r} part already")
+        if self.family.unsplit is not None:
+            if name == "test":
+                raise ConfigError(f"{self.family.name} has no test part here: {self.family.unsplit}")
+            return self._derive(_split=None)
         return self._derive(_split=name)
 
     def ood(self) -> Self:

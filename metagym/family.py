@@ -77,6 +77,8 @@ class TaskFamily(ABC, Generic[ParamsT]):
         num_structure_draws: uniforms that `draw_structure` consumes for each task.
         num_detail_draws: uniforms that `draw_details` consumes for each task; 0 says that details are the same for all.
         num_ood_detail_draws: the same in the "ood" region; None: no other number.
+        unsplit: why there is no "test" part, where tasks are too few to hold any out (forwards and backwards): "train"
+            is then all of them, and "test" is refused with this reason. None where there is one.
     """
 
     name: str
@@ -87,6 +89,7 @@ class TaskFamily(ABC, Generic[ParamsT]):
     num_structure_draws: int
     num_detail_draws: int = 0
     num_ood_detail_draws: int | None = None
+    unsplit: str | None = None
 
     # --- tasks -------------------------------------------------------------------------------------------------
 

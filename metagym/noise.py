@@ -72,8 +72,7 @@ def uniforms(counters: Keys, num_draws: int) -> Float:
     """
     if num_draws == 1:
         return _to_unit(mix(counters + _GAMMA)).reshape(-1, 1)
-    offsets = np.arange(1, num_draws + 1, dtype=np.uint64) * GAMMA
-    return _to_unit(mix(counters[:, None] + offsets))
+    return _to_unit(mix(counters[:, None] + _offsets(num_draws, 1, num_draws)[0]))
 
 
 def strides(counters: Keys, num_draws: int, num_strides: int, stride: int) -> Float:

@@ -367,3 +367,16 @@ def test_a_family_that_accepts_nothing_says_so(monkeypatch):
 def test_a_predicate_must_return_one_boolean_a_task(predicate):
     with pytest.raises(ConfigError, match=r"boolean array of shape \(3,\)"):
         TaskDistribution(PointGoal()).where(predicate).draw(keys(3))
+
+
+def test_a_family_that_cannot_hold_tasks_out_trains_on_all_and_says_why_there_is_no_test_part():
+    family = FrozenLake(size=2)
+    family.unsplit = "two lakes are too few"
+    distribution = TaskDistribution(family)
+    train = distribution.split("train")
+    keys = np.arange(20, dtype=np.uint64)
+    assert train.draw(keys)[1].tolist() == distribution.draw(keys)[1].tolist()
+    with pytest.raises(ConfigError, match="FrozenLake has no test part here: two lakes are too few"):
+        distribution.split("test")
+    with pytest.raises(ConfigError, match="no test part"):
+        distribution.part("test")
