@@ -18,7 +18,9 @@ __all__ = ["Predicate", "TaskDistribution", "check_count", "restore_tasks"]
 
 Predicate = Callable[[Any], Bool]
 TEST_FRACTION = 0.2
+_MAX_NOISE = 2**15  # uniforms of a block of tasks: larger arrays are mapped and unmapped by malloc every time
 _MAX_ROUNDS = 10_000
+_AHEAD = 4  # proposals made at once for a task whose last ones were rejected: rounds cost more than proposals
 _DETAILS, _STRUCTURE = np.int64(0), np.int64(1)
 
 
@@ -177,6 +179,15 @@ class TaskDistribution:
         return holds
 
     def _draw(self, keys: Keys) -> tuple[Params, Int]:
+        size = max(1, _MAX_NOISE // max(1, self.family.num_structure_draws, self.num_detail_draws))
+        blocks = [self._draw_block(keys[start : start + size]) for start in range(0, len(keys), size)]
+        if len(blocks) == 1:
+            return blocks[0]
+        names = self.family.params_type.names()
+        columns = {name: np.concatenate([getattr(params, name) for params, _ in blocks]) for name in names}
+        return self.family.params_type(**columns), np.concatenate([ids for _, ids in blocks])
+
+    def _draw_block(self, keys: Keys) -> tuple[Params, Int]:
         structure, words = self._from_table(keys) if self._table is not None else self._by_rejection(keys)
         if self.num_detail_draws:
             noise = uniforms(subkeys(keys, _DETAILS), self.num_detail_draws)
@@ -199,17 +210,20 @@ class TaskDistribution:
         counters = subkeys(keys, _STRUCTURE)
         structure, words, accepted = self._propose(counters)
         pending = np.flatnonzero(~accepted)
-        step = advance(self.family.num_structure_draws)
+        ahead = np.array([advance(k * self.family.num_structure_draws) for k in range(1, _AHEAD + 1)])
         for _ in range(_MAX_ROUNDS):
             if not pending.size:
                 return structure, words
-            counters[pending] += step
-            columns, partial, accepted = self._propose(counters[pending])
-            found = pending[accepted]
+            columns, partial, accepted = self._propose((counters[pending][:, None] + ahead).reshape(-1))
+            table = accepted.reshape(-1, _AHEAD)
+            found = table.any(axis=1)
+            chosen = (np.arange(len(pending)) * _AHEAD + table.argmax(axis=1))[found]
+            rows = pending[found]
             for name, column in structure.items():
-                column[found] = columns[name][accepted]
-            words[found] = partial[accepted]
-            pending = pending[~accepted]
+                column[rows] = columns[name][chosen]
+            words[rows] = partial[chosen]
+            pending = pending[~found]
+            counters[pending] += ahead[-1]
         part = self._split or self._region
         raise ConfigError(
             f"{self.family.name}: no task found in the {part!r} part after {_MAX_ROUNDS} proposals; "

@@ -189,7 +189,8 @@ class TabularFamily(Family[Position, ParamsT]):
             place *= len(self.successors)
             place += index
             index = self._flat_leads.take(place)
-        return Step(Position(index), reward, self._is_terminal(kind), self._is_success(kind))
+        success = self._is_success(kind) if self.has_success else None
+        return Step(Position(index), reward, self._is_terminal(kind), success)
 
     @override
     def observe(self, state: Position, params: ParamsT) -> Array:

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,6 +27,8 @@ _PREFIX = "field:"
 
 def _words(column: Array) -> Keys:
     """The bytes of each row, little-endian, padded with zeros to whole 64-bit words, (N, W)."""
+    if column.dtype == np.float64 and column.ndim == 1 and sys.byteorder == "little":
+        return np.ascontiguousarray(column).view(np.uint64)[:, None]
     little = np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<"), copy=False))
     raw = little.reshape(len(column), -1).view(np.uint8)
     width = -(-raw.shape[1] // 8) * 8
@@ -38,15 +42,20 @@ def _field_key(family: str, name: str, dtype: np.dtype[Any], shape: tuple[int, .
     return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
 
+@lru_cache(maxsize=4096)
+def _salt(family: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], width: int) -> Keys:
+    """What the words of a field are mixed with, so that equal bytes in different places hash apart, (width,)."""
+    return mix(np.arange(1, width + 1, dtype=np.uint64) * GAMMA + _field_key(family, name, dtype, shape))
+
+
 def content_words(family: str, columns: Mapping[str, Array]) -> Keys:
     """A partial hash of some fields of N tasks; partial hashes of disjoint fields add up, (N,)."""
     total: Keys | None = None
     for name, column in columns.items():
         words = _words(column)
-        key = _field_key(family, name, column.dtype, column.shape[1:])
-        positions = np.arange(1, words.shape[1] + 1, dtype=np.uint64) * GAMMA + key
+        mixed = mix(words ^ _salt(family, name, column.dtype, column.shape[1:], words.shape[1]))
         # Sums of unsigned words wrap and are exact in any order, so rows stay independent of N.
-        partial = mix(words ^ mix(positions)).sum(axis=1, dtype=np.uint64)
+        partial = mixed[:, 0] if mixed.shape[1] == 1 else mixed.sum(axis=1, dtype=np.uint64)
         total = partial if total is None else total + partial
     if total is None:
         raise TaskError(f"a task of family {family!r} needs at least one field")

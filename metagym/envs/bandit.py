@@ -157,7 +157,7 @@ class Bandit(Family[Any, Any]):
         self.num_structure_draws, self.num_detail_draws = arms.num_structure_draws, arms.num_detail_draws
         self.num_step_draws = arms.num_step_draws
         if self.variant in LEVELS:
-            self.unsplit = f"variant={self.variant!r} has two bandits, each other's mirror image; evaluate on split=None"
+            self.unsplit = f"variant={self.variant!r} has two bandits, mirror images; evaluate on split=None"
 
     def _make_arms(self, num_arms: int | None, episode_length: int | None) -> Arms:
         if self.variant == "restless":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -20,7 +21,7 @@ from metagym.types import Array, Bool, Float, Int
 __all__ = ["FrozenLake", "FrozenLakeParams"]
 
 _MARGIN = 0.1
-_PERMUTATIONS = np.array(list(permutations(range(4))), dtype=np.uint8)
+_PERMUTATIONS = {count: np.array(list(permutations(range(count))), dtype=np.uint8) for count in (4, 5)}
 _ONE, _HALF = np.array(1.0), np.array(0.5)  # 0-d arrays: ufuncs take them faster than Python's numbers
 _CELLS = (
     Cell(reward=0.0, terminal=False, success=False),
@@ -28,6 +29,7 @@ _CELLS = (
     Cell(reward=0.0, terminal=True, success=False),
     Cell(reward=1.0, terminal=True, success=True),
 )
+_HOLE_TO_RECOVER_FROM = Cell(reward=-0.1, terminal=False, success=False)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class FrozenLakeParams(Params):
     success_rate: Float
     """Probability that the agent goes where it means to, (N,)."""
     action_map: Array
-    """Which of Gymnasium's actions (0 left, 1 down, 2 right, 3 up) each action is, (N, 4) uint8."""
+    """Which of the moves (0 left, 1 down, 2 right, 3 up; 4 stay, if there is one) each action is, (N, A) uint8."""
 
 
 class FrozenLake(TabularFamily[FrozenLakeParams]):
@@ -57,12 +59,14 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
     | action_map | (4,) | 0 | 3 | action | which of the four effects each action has |
 
     Start is the top left cell; there is one goal, and a path to it. A map may also be given as rows of text, under
-    the name `map` or Gymnasium's `desc`; `success_rate` and `action_map` may be left out.
+    the name `map` or Gymnasium's `desc`; `success_rate` and `action_map` may be left out. With `can_stay`,
+    `action_map` has five entries.
 
     ## Action Space
 
     `Discrete(4)`: 0 left, 1 down, 2 right, 3 up, unless `remap_actions`. On slippery ice the agent goes where it
     means to with probability `success_rate`, and to each of the two sides with half of the rest. Walls hold it back.
+    With `can_stay`, `Discrete(5)`: 4 stays, for sure.
 
     ## Observation Space
 
@@ -72,9 +76,11 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
     |---|---|---|---|---|
     | 0 | cell of the agent, row * size + column | 0 | 15 | index |
 
+    With `observe_coordinates`, a `Box` of shape (2,), float32: row / size and column / size.
+
     ## Rewards
 
-    1 on reaching the goal, else 0.
+    1 on reaching the goal, else 0. With `recover_from_holes`, -0.1 for every step into a hole.
 
     ## Starting State
 
@@ -82,7 +88,8 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
 
     ## Episode End
 
-    Terminated in a hole or at the goal. Truncated after `episode_length` steps.
+    Terminated in a hole or at the goal. With `recover_from_holes`, holes do not end the episode: the agent stays in
+    the cell that it wanted to leave. Truncated after `episode_length` steps.
 
     ## Information
 
@@ -95,9 +102,15 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
     - `is_slippery`: whether the ice is; if not, `success_rate` is 1.
     - `success_rate`: a number in [0, 1], or a pair (low, high) for a rate drawn uniformly for each task. A task that
       names none gets the number, or the middle of the pair.
-    - `remap_actions`: draw a permutation of the four actions for each task, uniformly from all 24.
+    - `remap_actions`: draw a permutation of the actions for each task, uniformly from all 24 (120 with `can_stay`).
     - `random_goal`: draw the goal uniformly from the cells other than the start; else it is at the bottom right.
+    - `recover_from_holes`: whether holes cost 0.1 and let go of the agent, instead of ending the episode.
+    - `can_stay`: whether there is a fifth action, which stays.
+    - `observe_coordinates`: whether the agent sees coordinates instead of the number of its cell.
     - `episode_length`: steps, 1 to 100,000; by default 25 * size, which is Gymnasium's 100 for size 4 and 200 for 8.
+
+    The lakes of AMAGO are `size=5, is_slippery=False, can_stay=True, observe_coordinates=True`, with or without
+    `recover_from_holes=True`, in trials of 15 episodes or of 512 steps.
 
     ## Splits
 
@@ -110,16 +123,21 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
     ## Reference Returns
 
     Exact, by backward induction over the episode's steps on the tables that are stepped. For the default
-    arguments, averaged over all maps with their probabilities: random 0.1296, optimal 0.9029.
+    arguments, averaged over all maps with their probabilities: random 0.1296, optimal 0.9029. Optimal on Gymnasium's
+    own maps: 0.7442 for 4x4 in 100 steps, 0.9132 for 8x8 in 200.
 
     ## References
 
     Gymnasium 1.4, `gymnasium/envs/toy_text/frozen_lake.py`. Lakes as meta-learning tasks: Grigsby et al. 2024,
-    "AMAGO: Scalable In-Context Reinforcement Learning for Adaptive Agents".
+    "AMAGO: Scalable In-Context Reinforcement Learning for Adaptive Agents"; UT-Austin-RPL/amago,
+    `amago/envs/builtin/toy_gym.py` (`MetaFrozenLake`), `examples/00_meta_frozen_lake.py`.
 
     Differs: from Gymnasium, `success_rate` and the meaning of the actions may be hidden parts of the task, the goal
-    may be anywhere, and `info` has no `prob`. From AMAGO's MetaFrozenLake, dynamics, actions and observation are
-    Gymnasium's: there is no staying action, and neither the attempt's number nor a reset flag is observed.
+    may be anywhere, and `info` has no `prob`. From AMAGO: its actions are 0 stay, 1 down, 2 up, 3 right, 4 left; its
+    observation adds whether the attempt has just begun, which `RL2Context` does, and which share of the attempts is
+    used up; its attempts have no limit of their own (set `episode_length` to that of the trial). Of its hard mode, the
+    swap of two actions in half of the tasks is part of `remap_actions`; noise on the position in a quarter of the
+    steps, and holes that open behind the agent in a third of them, are left out: they depend on more than a cell.
 
     ## Version History
 
@@ -130,7 +148,6 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
     params_type = FrozenLakeParams
     structural = ("map",)
     has_success = True
-    cells = _CELLS
 
     def __init__(
         self,
@@ -141,6 +158,9 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
         success_rate: float | Sequence[float] = 1 / 3,
         remap_actions: bool = False,
         random_goal: bool = False,
+        recover_from_holes: bool = False,
+        can_stay: bool = False,
+        observe_coordinates: bool = False,
         episode_length: int | None = None,
     ) -> None:
         self.size = integer("size", size, 2, 16)
@@ -149,25 +169,47 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
         self.success_rates = _success_rates(success_rate, self.is_slippery)
         self.remap_actions = flag("remap_actions", remap_actions)
         self.random_goal = flag("random_goal", random_goal)
+        self.recover_from_holes = flag("recover_from_holes", recover_from_holes)
+        self.can_stay = flag("can_stay", can_stay)
+        self.observe_coordinates = flag("observe_coordinates", observe_coordinates)
         self.episode_length = (
             25 * self.size if episode_length is None else integer("episode_length", episode_length, 1, 100_000)
         )
-        num_cells = self.size**2
+        num_cells, num_actions = self.size**2, 4 + int(self.can_stay)
         lowest = 0.0 if self.is_slippery else 1.0
         self.task_space = spaces.Dict(
             map=spaces.Box(0, 3, (self.size, self.size), np.uint8),
             success_rate=spaces.Box(lowest, 1.0, (), np.float64),
-            action_map=spaces.Box(0, 3, (4,), np.uint8),
+            action_map=spaces.Box(0, num_actions - 1, (num_actions,), np.uint8),
         )
-        self.observation_space = spaces.Discrete(num_cells)
-        self.action_space = spaces.Discrete(4)
+        self.action_space = spaces.Discrete(num_actions)
+        self._orders = _PERMUTATIONS[num_actions]
         self.num_structure_draws = num_cells if self.random_goal else num_cells - 2
         low, high = self.success_rates
         self.num_detail_draws = int(low < high) + int(self.remap_actions)
         self.num_ood_detail_draws = 1 + int(self.remap_actions)
-        self.successors = _successors(self.size, self.is_slippery)
         self.actions_are_effects = not self.remap_actions
+        self._lay_out()
         self._compile()
+
+    def _lay_out(self) -> None:
+        """States, what they look like, and where they lead."""
+        size = self.size
+        self.cells = _CELLS
+        self._entered: Int | None = None
+        if self.recover_from_holes:
+            ice, goal = _CELLS[0], _CELLS[-1]
+            self.cells = (ice, ice, _HOLE_TO_RECOVER_FROM, goal)
+            self.successors, self._entered, left = lake_maps.tries(size, self.is_slippery, self.can_stay)
+            self.leads = np.stack([self._entered, self._entered, left, self._entered])
+        else:
+            self.successors = lake_maps.successors(size, self.is_slippery, self.can_stay)
+        self.observation_space: spaces.Space[Any] = spaces.Discrete(size**2)
+        if self.observe_coordinates:
+            place = np.stack(np.divmod(np.arange(size**2), size), axis=1) / size
+            seen = place if self._entered is None else place[self._entered]
+            self.observations = seen.astype(np.float32)
+            self.observation_space = spaces.Box(0.0, float(self.observations.max()), (2,), np.float32)
 
     @override
     def draw_structure(self, noise: Float, region: Region) -> dict[str, Array]:
@@ -183,8 +225,10 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
             rate = np.minimum(low + (high - low) * noise[:, 0], high)
         else:
             rate = np.full(len(noise), low)
-        chosen = (noise[:, -1] * 24).astype(np.int64) if self.remap_actions else np.zeros(len(noise), np.int64)
-        return {"success_rate": rate, "action_map": _PERMUTATIONS[chosen]}
+        chosen = np.zeros(len(noise), np.int64)
+        if self.remap_actions:
+            chosen = (noise[:, -1] * len(self._orders)).astype(np.int64)
+        return {"success_rate": rate, "action_map": self._orders[chosen]}
 
     @override
     def accept(self, structure: Mapping[str, Array]) -> Bool:
@@ -205,7 +249,7 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
         if "map" in full:
             full["map"] = lake_maps.read(full["map"])
         full.setdefault("success_rate", sum(self.success_rates) / 2)
-        full.setdefault("action_map", _PERMUTATIONS[0])
+        full.setdefault("action_map", self._orders[0])
         return full
 
     @override
@@ -219,15 +263,15 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
             raise TaskError(f"map must have exactly one goal G, got {num_goals}:\n{drawing}")
         if not lake_maps.solvable(params.map)[0]:
             raise TaskError(f"map must have a path from S to G that touches no hole H; got\n{drawing}")
-        actions = params.action_map[0].tolist()
-        if sorted(actions) != [0, 1, 2, 3]:
-            raise TaskError(f"action_map={actions} must be a permutation of [0, 1, 2, 3]")
-        if not self.remap_actions and actions != [0, 1, 2, 3]:
-            raise TaskError(f"action_map={actions}: with remap_actions=False only [0, 1, 2, 3] is accepted")
+        actions, unchanged = params.action_map[0].tolist(), self._orders[0].tolist()
+        if sorted(actions) != unchanged:
+            raise TaskError(f"action_map={actions} must be a permutation of {unchanged}")
+        if not self.remap_actions and actions != unchanged:
+            raise TaskError(f"action_map={actions}: with remap_actions=False only {unchanged} is accepted")
 
     @override
     def kinds(self, params: FrozenLakeParams, states: Int) -> Array:
-        return at_states(params.map, states)
+        return at_states(params.map, states if self._entered is None else self._entered.take(states))
 
     @override
     def probabilities(self, params: FrozenLakeParams) -> tuple[Float, ...]:
@@ -244,8 +288,8 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
         """The task in the format of Gymnasium's ``FrozenLakeEnv.P``, to which it is equal for the same lake.
 
         Returns:
-            For each cell and action a list of (probability, next cell, reward, terminated); holes and goal have the
-            one entry (1.0, cell, 0, True).
+            For each cell and action a list of (probability, next cell, reward, terminated); cells that end an episode
+            have the one entry (1.0, cell, 0, True).
         """
         params = self.params_of([task])
         dense = self.dense(params)
@@ -256,7 +300,7 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
                 action: [(1.0, state, 0.0, True)]
                 if over[state]
                 else list(zip(*(column[state][action] for column in columns), strict=True))
-                for action in range(4)
+                for action in range(len(self._orders[0]))
             }
             for state in range(self.size**2)
         }
@@ -292,13 +336,3 @@ def _rates_outside(noise: Float, low: float, high: float) -> Float:
         )
     place = noise * (below + above)
     return np.where(place < below, place, np.minimum(high + (below + above - place), 1.0))
-
-
-def _successors(size: int, is_slippery: bool) -> Int:
-    row, column = np.divmod(np.arange(size * size), size)
-    left, right = np.maximum(column - 1, 0), np.minimum(column + 1, size - 1)
-    up, down = np.maximum(row - 1, 0), np.minimum(row + 1, size - 1)
-    neighbour = np.stack([row * size + left, down * size + column, row * size + right, up * size + column], axis=1)
-    # Outcomes in Gymnasium's order: one side, where the action means to go, the other side.
-    turns = [-1, 0, 1] if is_slippery else [0]
-    return np.stack([np.roll(neighbour, -turn, axis=1) for turn in turns], axis=2)

@@ -1,4 +1,4 @@
-"""Maps of frozen lakes: spelling, picture, proposals, enumeration, and which of them have a path to the goal."""
+"""Maps of frozen lakes: spelling, picture, proposals, enumeration, which have a path to the goal, and moves on them."""
 
 from functools import lru_cache
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from metagym.errors import TaskError
 from metagym.render import Canvas, canvas, draw_line, draw_text, fill_disc, fill_polygon, fill_rect
-from metagym.types import Array, Bool, Float, Keys
+from metagym.types import Array, Bool, Float, Int, Keys
 
 __all__ = [
     "FROZEN",
@@ -20,7 +20,9 @@ __all__ = [
     "propose",
     "read",
     "solvable",
+    "successors",
     "text",
+    "tries",
 ]
 
 LETTERS = "SFHG"
@@ -197,3 +199,44 @@ def _flood_down(reached: Keys, free: Keys, shift: np.uint64) -> None:
         moved[:-1] |= reached[1:] << (np.uint64(64) - shift)
     moved &= free
     reached |= moved
+
+
+def _neighbours(size: int) -> Int:
+    """The cells to the left, below, to the right and above of each cell, or that cell at a wall, (size ** 2, 4)."""
+    row, column = np.divmod(np.arange(size * size), size)
+    left, right = np.maximum(column - 1, 0), np.minimum(column + 1, size - 1)
+    up, down = np.maximum(row - 1, 0), np.minimum(row + 1, size - 1)
+    return np.stack([row * size + left, down * size + column, row * size + right, up * size + column], axis=1)
+
+
+def successors(size: int, is_slippery: bool, can_stay: bool) -> Int:
+    """Where moves lead: K = 3 outcomes in Gymnasium's order (one side, ahead, the other side), or only ahead.
+
+    Returns:
+        Cells, (size ** 2, 4, K), or (size ** 2, 5, K) with a last move that stays.
+    """
+    turns = [-1, 0, 1] if is_slippery else [0]
+    cells = np.stack([np.roll(_neighbours(size), -turn, axis=1) for turn in turns], axis=2)
+    if not can_stay:
+        return cells
+    stays = np.broadcast_to(np.arange(size * size)[:, None, None], (size * size, 1, len(turns)))
+    return np.concatenate([cells, stays], axis=1)
+
+
+def tries(size: int, is_slippery: bool, can_stay: bool) -> tuple[Int, Int, Int]:
+    """Moves by way of states that know where the agent came from, so that it can be put back there.
+
+    State c < S = size ** 2 is to be in cell c; S + 4 * c + d is to try to leave it in direction d.
+
+    Returns:
+        Where moves lead, (5 * S, 4 or 5, K); the cell that each state enters and the one it comes from, (5 * S,) each.
+    """
+    num_cells = size * size
+    cells = np.arange(num_cells)
+    turns = [-1, 0, 1] if is_slippery else [0]
+    directions = (np.arange(4)[:, None] + turns) % 4
+    leaving = num_cells + 4 * cells[:, None, None] + directions
+    if can_stay:
+        leaving = np.concatenate([leaving, np.broadcast_to(cells[:, None, None], (num_cells, 1, len(turns)))], axis=1)
+    entered = np.concatenate([cells, _neighbours(size).ravel()])
+    return leaving[entered], entered, np.concatenate([cells, np.repeat(cells, 4)])
