@@ -43,7 +43,12 @@ class Problem:
 
 
 PROBLEMS = {
-    "FrozenLake": Problem("MetaFrozenLake-v0", gym_id="FrozenLake-v1", envpool_id="FrozenLake-v1"),
+    "FrozenLake": Problem(
+        "MetaFrozenLake-v0",
+        gym_id="FrozenLake-v1",
+        envpool_id="FrozenLake-v1",
+        gymnax_id="FrozenLake-misc",
+    ),
     "CartPole": Problem(
         "MetaCartPole-v0",
         gym_id="CartPole-v1",
@@ -149,23 +154,25 @@ def gymnax(env_id: str, num_envs: int) -> dict[str, Run]:
     def step(key: Any, state: Any, action: Any) -> Any:
         key, now = jax.random.split(key)
         results = jax.vmap(env.step, in_axes=(0, 0, 0, None))(jax.random.split(now, num_envs), state, action, params)
-        return key, *results[:4]
+        return key, *results[:5]
 
     space = env.action_space(params)
     if hasattr(space, "n"):
         actions = actions_of(gym.spaces.Discrete(int(space.n)), num_envs, np.int32)
     else:
         shape = tuple(space.shape)
-        box = gym.spaces.Box(np.full(shape, space.low, np.float32), np.full(shape, space.high, np.float32))
+        bounds = [np.full(shape, bound, np.float32) for bound in (space.low, space.high)]
+        box = gym.spaces.Box(*bounds, dtype=np.float32)
         actions = actions_of(box, num_envs)
     held = {"key": jax.random.key(1), "state": state}
 
     def run(num_steps: int) -> None:
         for index in range(num_steps):
-            held["key"], observation, held["state"], reward, done = step(
+            held["key"], observation, held["state"], *rest = step(
                 held["key"], held["state"], actions[index % NUM_ACTIONS]
             )
-            np.asarray(observation), np.asarray(reward), np.asarray(done)
+            for result in (observation, *rest):
+                np.asarray(result)
 
     return {"gymnax, one jitted step": run}
 

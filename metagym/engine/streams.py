@@ -61,6 +61,8 @@ class NoiseTape:
 
         The others may have moved on since; these rows must not have.
         """
+        if not self._initial_draws:
+            return np.empty((len(rows), 0))
         if self._initial_draws <= self._step_draws:
             noise: Float = self._last[rows, : self._initial_draws]
             return noise
@@ -71,7 +73,9 @@ class NoiseTape:
         """Move some rows on by one stride; what a reset uses of it, (M, initial_draws). The others do not move."""
         self._settle()
         counters = self._counters[rows]
-        self._counters[rows] += self._advance
+        self._counters[rows] = counters + self._advance
+        if not self._initial_draws:
+            return np.empty((len(rows), 0))
         return uniforms(counters, self._initial_draws)
 
     def _draw(self) -> None:
