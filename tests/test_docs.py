@@ -95,7 +95,11 @@ def test_the_documented_observation_space_is_the_space(env_id):
     space = metagym.make_family(env_id).observation_space
     rows = table(sections(env_id)["Observation Space"])
 
-    bounds = [(int(row["Num"]), float(row["Low"]), float(row["High"])) for row in rows]
+    bounds = [
+        (number, float(row["Low"]), float(row["High"]))
+        for row in rows
+        for number in range(int(row["Num"].partition("-")[0]), int(row["Num"].rpartition("-")[2]) + 1)
+    ]
 
     if isinstance(space, spaces.Discrete):
         assert bounds == [(0, float(space.start), float(space.start + space.n - 1))]

@@ -9,12 +9,13 @@ from gymnasium import spaces
 from typing_extensions import override
 
 from metagym.envs.arguments import integer, number
+from metagym.envs.riccati import product, riccati, worst_action
 from metagym.errors import TaskError
 from metagym.family import Family, Params, Region, Step
 from metagym.render import canvas, draw_arrow, draw_line, fill_disc
 from metagym.types import Array, Bool, Float
 
-__all__ = ["LQR", "LQRParams", "LinearState", "lqr_gains", "worst_action"]
+__all__ = ["LQR", "LQRParams", "LinearState"]
 
 _LARGEST_STRETCH = 1.15
 """Largest spectral norm of the state matrix, reached in "ood"."""
@@ -60,11 +61,10 @@ class LQR(Family[LinearState, LQRParams]):
 
     ## Action Space
 
-    `Box(-6, 6, (1,), float32)`: the input u, clipped to these bounds. For every task accepted here, and so in the
-    value of the optimum, the clip never binds the best controller: its largest action over all starts and noises is
-    computed exactly when a task is set. Over the tasks that can be drawn, the largest that a global search found is 3.2
-    in training and 5.1 in "ood" (3.4 and 5.1 with the longest episodes and the most noise); in the median task it is
-    0.94.
+    `Box(-6, 6, (1,), float32)`: the input u, clipped to these bounds. The clip never binds the best controller, so that
+    the optimum is that of the problem without bounds: when a task is set, the largest action over all starts and noises
+    is computed exactly; over the tasks that can be drawn, the largest that a global search found is 3.2 in training and
+    5.1 in "ood" (3.4 and 5.1 with the longest episodes and the most noise). In the median task it is 0.94.
 
     ## Observation Space
 
@@ -103,7 +103,8 @@ class LQR(Family[LinearState, LQRParams]):
     A = U diag(s1, s2) V, with U and V rotations by uniform angles, s1 uniform on [0.5, 1] and |s2| uniform on
     [0.5, 1] with either sign: no state grows by itself. B points in a uniform direction and is uniform on [0.5, 1.5]
     in length. Systems that are hard to control are drawn again: |det(B, A B)| must be at least 0.5 |B|². train and
-    test: disjoint by a hash of A and B. ood: s1 uniform on (1, 1.15], the rest as in training.
+    test: disjoint by a hash of A and B. ood: s1 uniform on (1, 1.15], the rest as in training:
+    the state may grow.
 
     ## Reference Returns
 
@@ -178,7 +179,7 @@ class LQR(Family[LinearState, LQRParams]):
     @override
     def accept(self, structure: Mapping[str, Array]) -> Bool:
         b = structure["input_matrix"]
-        moved = _product(structure["state_matrix"], b)[:, :, 0]
+        moved = product(structure["state_matrix"], b)[:, :, 0]
         b1, b2 = b[:, 0, 0], b[:, 1, 0]
         enough: Bool = np.abs(b1 * moved[:, 1] - b2 * moved[:, 0]) >= _CONTROLLABLE * (b1 * b1 + b2 * b2)
         return enough
@@ -191,7 +192,7 @@ class LQR(Family[LinearState, LQRParams]):
         length = float(np.linalg.norm(params.input_matrix[0]))
         if length > _LARGEST_INPUT * _ROUNDING:
             raise TaskError(f"input_matrix has length {length}; accepted are up to {_LARGEST_INPUT}")
-        action = float(worst_action(params, self.episode_length, self.noise)[0])
+        action = float(self.worst_action(params)[0])
         if action > _LIMIT:
             raise TaskError(
                 f"the best controller of this state_matrix and input_matrix needs actions up to {action:.3g}; "
@@ -224,11 +225,24 @@ class LQR(Family[LinearState, LQRParams]):
     def observe(self, state: LinearState, params: LQRParams) -> Array:
         return state.position.astype(np.float32)
 
+    # --- the best controller -----------------------------------------------------------------------------------
+
+    def gains(self, params: LQRParams) -> Float:
+        """The best feedback k of each step, u = -k'x, (T, N, 2)."""
+        return self._solve(params)[0]
+
+    def worst_action(self, params: LQRParams) -> Float:
+        """The largest action that the best controller ever takes, over all starts and all noises, (N,)."""
+        return worst_action(params.state_matrix, params.input_matrix, self.gains(params), self.noise)
+
+    def _solve(self, params: LQRParams) -> tuple[Float, Float]:
+        return riccati(params.state_matrix, params.input_matrix, _PRICE, self.episode_length)
+
     # --- limits ------------------------------------------------------------------------------------------------
 
     @override
     def optimal_return(self, params: LQRParams) -> Float:
-        _, costs = lqr_gains(params, self.episode_length)
+        costs = self._solve(params)[1]
         traces = costs[:, :, 0, 0] + costs[:, :, 1, 1]
         start = (traces[0] - 2.0) / 3.0
         total = np.zeros(len(params))
@@ -240,11 +254,11 @@ class LQR(Family[LinearState, LQRParams]):
     @override
     def random_return(self, params: LQRParams) -> Float:
         a, b = params.state_matrix, params.input_matrix
-        drive = _product(b, b.swapaxes(1, 2)) * (_LIMIT**2 / 3.0) + np.eye(2) * (self.noise**2 / 3.0)
+        drive = product(b, b.swapaxes(1, 2)) * (_LIMIT**2 / 3.0) + np.eye(2) * (self.noise**2 / 3.0)
         spread = np.broadcast_to(np.eye(2) / 3.0, a.shape)
         total = np.zeros(len(params))
         for _ in range(self.episode_length):
-            spread = _product(_product(a, spread), a.swapaxes(1, 2)) + drive
+            spread = product(product(a, spread), a.swapaxes(1, 2)) + drive
             total -= spread[:, 0, 0] + spread[:, 1, 1] + _PRICE * _LIMIT**2 / 3.0
         return total
 
@@ -276,63 +290,3 @@ class LQR(Family[LinearState, LQRParams]):
         fill_disc(image, *place(position), 8, "white")
         fill_disc(image, *place(position), 6, "agent")
         return image
-
-
-def lqr_gains(params: LQRParams, num_steps: int) -> tuple[Float, Float]:
-    """The best feedback of each step, and what states cost under it, by the Riccati recursion.
-
-    With S the cost of what follows, counted with the state itself: S_T = I and
-    S_t = I + A'S A - k k' (r + B'S B), k = A'S B / (r + B'S B), S taken at t + 1. The best action is u_t = -k_t'x_t.
-
-    Args:
-        params: N systems.
-        num_steps: T, the actions of an episode.
-
-    Returns:
-        Gains k_0..k_{T-1}, (T, N, 2), and costs S_0..S_T, (T + 1, N, 2, 2).
-    """
-    a, b = params.state_matrix, params.input_matrix
-    gains = np.empty((num_steps, len(params), 2))
-    costs = np.empty((num_steps + 1, len(params), 2, 2))
-    costs[num_steps] = np.eye(2)
-    for step in reversed(range(num_steps)):
-        cost = costs[step + 1]
-        along = _product(cost, b)
-        price = _PRICE + _product(b.swapaxes(1, 2), along)
-        gain = _product(a.swapaxes(1, 2), along) / price
-        rest = _product(a.swapaxes(1, 2), _product(cost, a)) - price * _product(gain, gain.swapaxes(1, 2))
-        costs[step] = np.eye(2) + 0.5 * (rest + rest.swapaxes(1, 2))
-        gains[step] = gain[:, :, 0]
-    return gains, costs
-
-
-def worst_action(params: LQRParams, num_steps: int, noise: float) -> Float:
-    """The largest action that the best controller ever takes, over all starts and all noises, (N,).
-
-    Its actions are linear in the start and the disturbances, each of which lies in a square: the largest value is the
-    sum of the absolute coefficients, each times its half-width.
-
-    Args:
-        params: N systems.
-        num_steps: actions of an episode.
-        noise: half the width of the disturbance.
-    """
-    gains, _ = lqr_gains(params, num_steps)
-    largest = np.zeros(len(params))
-    # Columns: what each coordinate of the start, and of each disturbance, has become.
-    reach = np.broadcast_to(np.eye(2), (len(params), 2, 2))
-    disturbance = np.broadcast_to(noise * np.eye(2), (len(params), 2, 2))
-    for gain in gains:
-        action = _product(gain[:, None], reach)
-        largest = np.maximum(largest, np.abs(action[:, 0]).sum(axis=1))
-        moved = _product(params.state_matrix, reach) - _product(params.input_matrix, action)
-        reach = np.concatenate([moved, disturbance], axis=2)
-    return largest
-
-
-def _product(left: Float, right: Float) -> Float:
-    """Matrix products of N pairs, the inner size 1 or 2, as sums whose order does not depend on N."""
-    result: Float = left[:, :, :1] * right[:, :1]
-    if left.shape[2] == 2:
-        result = result + left[:, :, 1:] * right[:, 1:]
-    return result

@@ -109,18 +109,20 @@ class Reacher2D(Family[ArmState, Reacher2DParams]):
     ## Reference Returns
 
     Optimal: not known exactly, since distance is not convex in the angles. Plans for known targets, improved by
-    gradients from eight first guesses each, earn OPTIMUM on average over training; the optimum is no lower. Doing
-    nothing earns STILL. Random: not given, it has no closed form; simulated RANDOM.
+    gradients from eight ways of reaching each, earn -3.24 on average over training, and plans from sixty random first
+    guesses earn no more: the optimum is no lower, and hardly higher. Doing nothing earns -11.8. Random: not given, it
+    has no closed form; simulated -43.3.
 
     ## References
 
     Reacher: Farama-Foundation/Gymnasium, `reacher_v5.py` and `reacher.xml`.
 
-    Differs: in that model each joint has an armature of 1 kg m², ten thousand times the inertia of a link, so that
-    joints hardly feel each other: the inertia of the links is left out, and each joint's equation solved exactly. The
-    elbow has no stop at ±3 rad. The target is hidden; it is not within 0.01 m of the shoulder, where the tip cannot
-    come. The tip is taken at the end of the step, where Gymnasium reads it as of MuJoCo's last stage of integration.
-    Actions are clipped before they are paid for.
+    Differs: in that model each joint has an armature of 1 kg m², thousands of times the inertia of a link, so that
+    joints hardly feel each other: the inertia of the links is left out, and each joint's equation solved exactly. Under
+    random torques, angles stay within 0.02 rad of MuJoCo's for an episode. The elbow has no stop at ±3 rad. The target
+    is hidden; it is not within 0.01 m of the shoulder, where the tip cannot come. The tip is taken at the end of the
+    step, where Gymnasium reads it as of MuJoCo's last stage of integration. Actions are clipped before they are paid
+    for.
 
     ## Version History
 

@@ -200,7 +200,7 @@ def test_plans_earn_about_the_documented_return():
     for row in range(60):
         state = ArmState(*(column[row : row + 1] for column in states))
         costs.append(_plan(params.target[row], state)[0])
-    assert -np.mean(costs) == pytest.approx(-3.36, abs=4.0 * np.std(costs) / 60**0.5)
+    assert -np.mean(costs) == pytest.approx(-3.24, abs=4.0 * np.std(costs) / 60**0.5)
 
 
 def test_doing_nothing_and_random_actions_earn_the_documented_returns():

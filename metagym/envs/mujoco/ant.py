@@ -142,10 +142,10 @@ class AntDir(_Ant[DirectionParams]):
     `environments/mujoco/ant_dir.py`. MAML: Finn et al. 2017; tristandeleu/pytorch-maml-rl,
     `maml_rl/envs/mujoco/ant.py`. The body: Farama-Foundation/Gymnasium, `ant_v5.py`.
 
-    Differs: on Gymnasium's version 5 of the model, whose gears are 150, its observations and its start. variBAD's
-    forward_backward takes directions -1 and 1 for radians, 115 degrees apart; here they are opposite. PEARL's and
-    variBAD's ants observe no contact forces. MAML's survival bonus is 0.05. Actions are clipped before they are paid
-    for.
+    Differs: on Gymnasium's version 5 of the model, its observations and its start. variBAD's forward_backward takes
+    directions -1 and 1 for radians, 115 degrees apart; here they are opposite. PEARL's and variBAD's ants observe no
+    contact forces. ProMP's ends its episode above 1 m and below 0 m. The bonus of 1 is paid while healthy, in the
+    sources also in the step that ends the episode; MAML's is 0.05. Actions are clipped before they are paid for.
 
     ## Version History
 

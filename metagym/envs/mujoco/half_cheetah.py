@@ -112,8 +112,9 @@ class HalfCheetahDir(_HalfCheetah[CheetahDirectionParams]):
     ## References
 
     MAML: Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", section 5.3;
-    tristandeleu/pytorch-maml-rl, `maml_rl/envs/mujoco/half_cheetah.py`. ProMP: Rothfuss et al. 2019;
-    jonasrothfuss/ProMP, `half_cheetah_rand_direc.py`. The body: Farama-Foundation/Gymnasium, `half_cheetah_v5.py`.
+    cbfinn/maml_rl, `rllab/envs/mujoco/half_cheetah_env_rand_direc.py`, and tristandeleu/pytorch-maml-rl,
+    `maml_rl/envs/mujoco/half_cheetah.py`. ProMP: Rothfuss et al. 2019; jonasrothfuss/ProMP,
+    `half_cheetah_rand_direc.py`. The body: Farama-Foundation/Gymnasium, `half_cheetah_v5.py`.
 
     Differs: on Gymnasium's version 5 of the model, observations and start, with its control cost. MAML's code observes
     the position of the torso as well, x included, and draws its two directions from a speed that it compares with 1.
@@ -228,8 +229,8 @@ class HalfCheetahVel(_HalfCheetah[CheetahVelocityParams]):
     `rlkit/envs/half_cheetah_vel.py`. The body: Farama-Foundation/Gymnasium, `half_cheetah_v5.py`.
 
     Differs: on Gymnasium's version 5 of the model, observations and start, with its control cost. PEARL's code says
-    [0, 2], draws from [0, 3], and seeds NumPy's global generator to do so; PEARL keeps 100 training and 30 test speeds,
-    where speeds are drawn afresh here. Actions are clipped before they are paid for.
+    [0, 2], draws from [0, 3], and seeds NumPy's global generator to do so; it keeps a finite set of speeds, where they
+    are drawn afresh here. Actions are clipped before they are paid for.
 
     ## Version History
 

@@ -1,5 +1,6 @@
 """Walkers and hoppers whose masses, inertias, dampings and frictions are not known."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -82,8 +83,8 @@ class _RandomBody(BodyFamily[BodyParams]):
         healthy = self._healthy(after)
         return forward + _ALIVE * healthy - self.control_cost * squares(action), ~healthy
 
-    def _healthy(self, state: BodyState) -> Bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _healthy(self, state: BodyState) -> Bool: ...
 
     @override
     def observe(self, state: BodyState, params: BodyParams) -> Array:

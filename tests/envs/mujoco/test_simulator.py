@@ -211,6 +211,28 @@ def test_scalar_and_vector_env_agree_bit_for_bit(kind):
 
 
 @every_family
+def test_a_vector_env_continues_in_mid_episode_where_another_one_was(kind):
+    name = f"Meta{kind.__name__}-v0"
+    first, second = (gym.make_vec(name, num_envs=3) for _ in range(2))
+    actions = actions_of(MADE[kind], (8, 3)).astype(np.float32)
+    first.reset(seed=1)
+    second.reset(seed=2)
+    for action in actions[:4]:
+        first.step(action)
+        second.step(-action)
+    second.set_state(pickle.loads(pickle.dumps(first.get_state())))
+    copied = pickle.loads(pickle.dumps(first))
+    # One row starts anew, in the middle of the episodes of the others.
+    masks = {"reset_mask": np.array([False, True, False])}
+    observations = [env.reset(options=masks)[0] for env in (first, second, copied)]
+    assert observations[0].tobytes() == observations[1].tobytes() == observations[2].tobytes()
+    for action in actions[4:]:
+        results = [env.step(action) for env in (first, second, copied)]
+        for other in results[1:]:
+            assert _same(results[0][:4], other[:4])
+
+
+@every_family
 def test_the_picture_shows_the_body_and_moves_with_it(kind):
     family = MADE[kind]
     params = sample(family, 1)
