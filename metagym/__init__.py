@@ -8,6 +8,7 @@ from metagym.distributions import TaskDistribution
 from metagym.engine import TaskEnv, TaskVectorEnv
 from metagym.errors import CheckpointError, ConfigError, MetagymError, TaskError
 from metagym.family import Family, Params, Step, TaskFamily
+from metagym.foreign.parameterized import parameterize
 from metagym.registry import make_family, register, register_builtin
 from metagym.tabular import TabularFamily
 from metagym.tasks import Task, TaskSet
@@ -28,6 +29,7 @@ __all__ = [
     "TaskSet",
     "TaskVectorEnv",
     "make_family",
+    "parameterize",
     "register",
     "set_tasks",
 ]

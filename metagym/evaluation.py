@@ -2,7 +2,7 @@
 
 Every learner of every method meets the same tasks, drawn from the split by the seed alone. The random streams
 of environments and actions differ from run to run (noise that runs shared would be missing from intervals
-over runs), and are the same for run i of every method. Three kinds of learner are told apart by what they see
+over runs), and are the same for run i of every method. Four kinds of learner are told apart by what they see
 and offer:
 
 * *memory*: its observation space is that of `RL2Context`. It plays one trial of E episodes on every task, and
@@ -12,6 +12,7 @@ and offer:
   episodes.
 * *fixed*: it sees the bare observation and has ``predict`` alone. It plays E episodes and does not adapt; a
   recurrent policy forgets at the end of each.
+* *revealed*: its observation space is that of `RevealTask`. It plays as a fixed one does, and is shown the task.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,26 +29,26 @@ from metagym.algos.base import Policy
 from metagym.algos.references import Random
 from metagym.curves import AdaptationCurve
 from metagym.distributions import TaskDistribution
-from metagym.engine import TaskVectorEnv
+from metagym.engine.drivers import PlayableFamily, distribution_of, is_playable, vector_env_of
 from metagym.errors import ConfigError
 from metagym.family import Family
 from metagym.learner_state import preserved_rng
 from metagym.registry import make_family
 from metagym.tasks import Task
 from metagym.types import Array, Float
-from metagym.wrappers import RL2Context, Trial
+from metagym.wrappers import RevealTask, RL2Context, Trial
 
 __all__ = ["AdaptationCurve", "evaluate"]
 
-Kind: TypeAlias = Literal["memory", "gradient", "fixed"]
-_RANDOM_EPISODES = 100
+Kind: TypeAlias = Literal["memory", "gradient", "fixed", "revealed"]
+_RANDOM_EPISODES, _FOREIGN_RANDOM_EPISODES = 100, 10  # foreign envs are stepped one by one
 # Streams that hang on the seed, one for each purpose; tasks are drawn from the seed itself.
 _DYNAMICS, _ACTIONS, _ADAPTATION, _BASELINE = 1, 2, 3, 4
 
 
 def evaluate(
     learner: Policy | Sequence[Policy],
-    env: str | Family[Any, Any],
+    env: str | PlayableFamily,
     *,
     split: str | None = "test",
     n_tasks: int = 100,
@@ -89,7 +90,7 @@ def evaluate(
     _check_integers(1, n_tasks=n_tasks, episodes=episodes, eval_episodes=eval_episodes)
     _check_integers(0, seed=seed)
     family, env_id = _family(env, env_kwargs)
-    distribution = TaskDistribution(family)
+    distribution = distribution_of(family)
     if tasks is None:
         chosen = distribution.part(split).sample(np.random.default_rng(seed), int(n_tasks))
     else:
@@ -101,7 +102,10 @@ def evaluate(
     protocol = _Protocol(distribution, chosen, int(episodes), int(eval_episodes), seed, deterministic)
     total = len(learners) * (len(chosen) * (episodes - 1) if kind == "gradient" else 1)
     with tqdm(total=total, disable=not progress_bar, desc="evaluating") as bar:
-        play = {"memory": protocol.memory, "gradient": protocol.gradient, "fixed": protocol.fixed}[kind]
+        play = {
+            "memory": protocol.memory, "gradient": protocol.gradient, "fixed": protocol.fixed,
+            "revealed": protocol.revealed,
+        }[kind]  # fmt: skip
         scores = np.stack([play(one, run, bar.update) for run, one in enumerate(learners)])
     params = family.params_of(chosen)
     exact = family.random_return(params)
@@ -128,39 +132,53 @@ def _check_integers(least: int, **values: Any) -> None:
             raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
-def _family(env: str | Family[Any, Any], env_kwargs: Mapping[str, Any] | None) -> tuple[Family[Any, Any], str]:
+def _family(env: str | PlayableFamily, env_kwargs: Mapping[str, Any] | None) -> tuple[PlayableFamily, str]:
     if isinstance(env, str):
         return make_family(env, **(env_kwargs or {})), env
-    if not isinstance(env, Family):
-        raise ConfigError(f"env must be the id of a family or a Family, got {type(env).__name__}")
+    if not is_playable(env):
+        raise ConfigError(f"env must be the id of a family or a family, got {type(env).__name__}")
     if env_kwargs:
         raise ConfigError(f"env_kwargs go with an id; {env.name} was given as a family, built already")
     return env, env.name
 
 
-def _common_kind(learners: Sequence[Any], family: Family[Any, Any], env_id: str) -> Kind:
+def _common_kind(learners: Sequence[Any], family: PlayableFamily, env_id: str) -> Kind:
     kinds = {_kind(learner, family, env_id) for learner in learners}
     if len(kinds) != 1:
         raise ConfigError(f"runs must be learners of one method, got {sorted(kinds) or 'none'}")
     return kinds.pop()
 
 
-def _kind(learner: Any, family: Family[Any, Any], env_id: str) -> Kind:
+def _kind(learner: Any, family: PlayableFamily, env_id: str) -> Kind:
     label = type(learner).__name__
     if not callable(getattr(learner, "predict", None)):
         raise ConfigError(f"a learner must have predict(), {label} has none")
-    context = _trials(TaskVectorEnv(family, split=None), 1).single_observation_space
+    context = _trials(vector_env_of(family, 1, split=None), 1).single_observation_space
     sees = getattr(learner, "observation_space", family.observation_space)
     acts = getattr(learner, "action_space", family.action_space)
-    if acts != family.action_space or sees not in (family.observation_space, context):
+    bare = sees in (family.observation_space, context)
+    if not bare and acts == family.action_space and sees == _revealed_space(family):
+        return "revealed"
+    if acts != family.action_space or not bare:
         raise ConfigError(
             f"{label} sees {sees} and acts in {acts}; {env_id} offers {family.observation_space}, "
-            f"or with RL2Context {context}, and acts in {family.action_space}"
+            f"with RL2Context {context}, with RevealTask that and the task, and acts in {family.action_space}"
         )
     if sees != family.observation_space:
         return "memory"
     adapt = getattr(learner, "adapt", None)
     return "gradient" if adapt is not None and "total_timesteps" in signature(adapt).parameters else "fixed"
+
+
+def _revealed_space(family: PlayableFamily) -> Any:
+    try:
+        return _reveal(vector_env_of(family, 1, split=None)).single_observation_space
+    except ConfigError:
+        return None  # a space that cannot be flattened
+
+
+def _reveal(env: Any) -> Any:
+    return RevealTask(env)
 
 
 def _trials(env: Any, episodes: int) -> Any:
@@ -188,7 +206,8 @@ class _Protocol:
         seed: int,
         deterministic: bool,
     ) -> None:
-        self.distribution, self.family = distribution, distribution.family
+        self.distribution = distribution
+        self.family: Any = distribution.family
         self.tasks, self.deterministic = tasks, deterministic
         self.episodes, self.eval_episodes, self.seed = episodes, eval_episodes, seed
 
@@ -205,6 +224,13 @@ class _Protocol:
         """Returns of E episodes a task, (K, E)."""
         with _seeded(self.seed, _ACTIONS, run):
             returns = self._play(learner, self.tasks, self.episodes, _DYNAMICS, run)
+        done()
+        return returns
+
+    def revealed(self, learner: Policy, run: int, done: Callable[[], Any]) -> Float:
+        """Returns of E episodes a task, (K, E), of a learner that is shown the task."""
+        with _seeded(self.seed, _ACTIONS, run):
+            returns = self._play(learner, self.tasks, self.episodes, _DYNAMICS, run, reveal=True)
         done()
         return returns
 
@@ -227,13 +253,14 @@ class _Protocol:
         """Simulated mean return of random actions, (K,)."""
         learner = Random.of_spaces(self.family.observation_space, self.family.action_space)
         with _seeded(self.seed, _BASELINE):
-            returns = self._play(learner, self.tasks, _RANDOM_EPISODES, _BASELINE)
+            episodes = _RANDOM_EPISODES if isinstance(self.family, Family) else _FOREIGN_RANDOM_EPISODES
+            returns = self._play(learner, self.tasks, episodes, _BASELINE)
         average: Float = returns.mean(axis=1)
         return average
 
-    def _vector_env(self, tasks: Sequence[Task]) -> TaskVectorEnv:
+    def _vector_env(self, tasks: Sequence[Task]) -> Any:
         mode = AutoresetMode.SAME_STEP
-        env = TaskVectorEnv(self.family, len(tasks), autoreset_mode=mode, distribution=self.distribution)
+        env = vector_env_of(self.family, len(tasks), autoreset_mode=mode, distribution=self.distribution)
         env.set_tasks(tasks)
         return env
 
@@ -241,9 +268,9 @@ class _Protocol:
         rng = np.random.default_rng([self.seed, *stream])
         return [int(seed) for seed in rng.integers(2**31, size=num_rows)]
 
-    def _play(self, policy: Policy, tasks: Sequence[Task], episodes: int, *stream: int) -> Float:
-        """Returns of episodes in the bare environment, one row a task, (N, episodes)."""
-        env = self._vector_env(tasks)
+    def _play(self, policy: Policy, tasks: Sequence[Task], episodes: int, *stream: int, reveal: bool = False) -> Float:
+        """Returns of episodes in the bare environment, or with the task shown, one row a task, (N, episodes)."""
+        env = _reveal(self._vector_env(tasks)) if reveal else self._vector_env(tasks)
         returns = np.zeros((len(tasks), episodes))
         episode = np.zeros(len(tasks), dtype=np.int64)
         observation, _ = env.reset(seed=self._seeds(len(tasks), *stream))

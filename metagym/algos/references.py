@@ -31,7 +31,7 @@ class Random:
 
     Attributes:
         observation_space: of one row.
-        action_space: of one row, `Discrete`, or a bounded `Box`.
+        action_space: of one row: `Discrete`, `MultiDiscrete`, or a bounded `Box`.
         num_timesteps: environment steps taken in training: none.
 
     Raises:
@@ -67,8 +67,10 @@ class Random:
 
     def _set_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
-        if not (bounded or isinstance(action_space, spaces.Discrete)):
-            raise ConfigError(f"random actions need a Discrete or a bounded Box space, got {action_space}")
+        if not (bounded or isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete)):
+            raise ConfigError(
+                f"random actions need a Discrete, a MultiDiscrete or a bounded Box space, got {action_space}"
+            )
         self.observation_space, self.action_space = observation_space, action_space
         self.num_timesteps = 0
 
@@ -111,7 +113,9 @@ class Random:
         if isinstance(space, spaces.Discrete):
             drawn = th.randint(int(space.n), batch).numpy()
             return drawn + space.start, state
-        assert isinstance(space, spaces.Box)
+        assert isinstance(space, spaces.Box | spaces.MultiDiscrete)
         unit = th.rand((*batch, *space.shape), dtype=th.float64).numpy()
+        if isinstance(space, spaces.MultiDiscrete):
+            return (space.start + np.floor(unit * space.nvec)).astype(space.dtype), state
         actions = space.low + unit * (space.high.astype(np.float64) - space.low)
         return actions.astype(space.dtype), state

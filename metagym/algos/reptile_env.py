@@ -1,9 +1,12 @@
 """What Reptile trains in: SB3 vector envs whose rows can be given a task."""
 
 import copy
+import inspect
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
 from gymnasium import error
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
@@ -12,24 +15,26 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from metagym.algos.reptile_inner import check_counts
-from metagym.engine import TaskEnv, TaskVectorEnv
+from metagym.engine import TaskEnv
+from metagym.engine.drivers import vector_env_of
 from metagym.errors import ConfigError
 from metagym.wrappers.sb3 import VectorEnvAdapter
 
 __all__ = [
     "DEFAULT_N_ENVS", "METAGYM_ENTRY_POINT", "copy_vec_env", "draw_tasks", "give_task", "is_builtin", "native_env",
-    "require_env", "task_vec_env", "vec_env", "vec_env_of_copies",
+    "packed_env", "require_env", "task_vec_env", "unpacked_env", "vec_env", "vec_env_of_copies",
 ]  # fmt: skip
 
 DEFAULT_N_ENVS = 8
 METAGYM_ENTRY_POINT = "metagym.registry:make_vector_env"
+_ENTRY_POINTS = (METAGYM_ENTRY_POINT, "metagym.foreign.ids:make_vector_env")
 _ACCEPTED = "an id, an env or a vector env (Gymnasium's or SB3's) whose envs have sample_task() and set_task(task)"
 
 
 def is_builtin(env_id: Any, env_kwargs: dict[str, Any] | None) -> bool:
     """Whether an id and keywords make an env of a registered family, importing nothing else."""
     spec = gym.registry.get(env_id) if isinstance(env_id, str) else None
-    if spec is None or spec.vector_entry_point != METAGYM_ENTRY_POINT:
+    if spec is None or spec.vector_entry_point not in _ENTRY_POINTS:
         return False
     # This keyword of the entry point is a path to import.
     return "family" not in (env_kwargs or {})
@@ -82,7 +87,7 @@ def _from_id(env_id: str, n_envs: int, split: str | None, env_kwargs: dict[str, 
     if "family" in env_kwargs:
         raise ConfigError("env_kwargs may not name another family: register it under an id of its own")
     try:
-        if gym.spec(env_id).vector_entry_point != METAGYM_ENTRY_POINT:
+        if gym.spec(env_id).vector_entry_point not in _ENTRY_POINTS:
             return make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)
         made = gym.make_vec(
             env_id,
@@ -100,7 +105,7 @@ def _from_scalar(env: gym.Env[Any, Any], n_envs: int) -> VecEnv:
     bare = env.unwrapped
     kinds = (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker, TaskEnv)
     if isinstance(bare, TaskEnv) and all(isinstance(layer, kinds) for layer in _layers(env)):
-        native = TaskVectorEnv(
+        native = vector_env_of(
             bare.family,
             n_envs,
             autoreset_mode=AutoresetMode.SAME_STEP,
@@ -214,6 +219,41 @@ def _copy_wrapper(env: VecEnvWrapper, memo: dict[int, Any]) -> VecEnv:
     copied = type(env).__new__(type(env))
     vars(copied).update({name: copy.deepcopy(value, memo) for name, value in vars(env).items()})
     return copied
+
+
+def packed_env(env: VecEnv) -> bytes:
+    """A vector env and its state as bytes, for another process.
+
+    Raises:
+        ConfigError: if it cannot be sent: its rows are processes, or hold what belongs to this process.
+    """
+    layers: list[tuple[type[VecEnvWrapper], dict[str, Any]]] = []
+    inner = env
+    while isinstance(inner, VecEnvWrapper):
+        # Not the wrapper whole, for the reasons of `_copy_wrapper`.
+        own = {name: value for name, value in vars(inner).items() if name not in {"venv", "class_attributes"}}
+        layers.append((type(inner), own))
+        inner = inner.venv
+    try:
+        packed: bytes = cloudpickle.dumps((inner, layers))
+    except Exception as cause:  # whatever a foreign env raises, the way out is the same
+        workers = inner.env.unwrapped if isinstance(inner, VectorEnvAdapter) else inner
+        raise ConfigError(
+            f"{_describe(workers)} cannot be sent to worker processes ({cause}): use n_workers=1, or an id or an env "
+            "that can be pickled"
+        ) from cause
+    return packed
+
+
+def unpacked_env(packed: bytes) -> VecEnv:
+    """A vector env like the one that `packed_env` was given."""
+    env: VecEnv
+    env, layers = pickle.loads(packed)
+    for kind, own in reversed(layers):
+        wrapper = kind.__new__(kind)
+        vars(wrapper).update(own, venv=env, class_attributes=dict(inspect.getmembers(kind)))
+        env = wrapper
+    return env
 
 
 def _describe(env: Any) -> str:

@@ -1,6 +1,5 @@
 """What RL² trains and acts in: vector envs whose SB3 episodes are trials, and scalar ones like them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,17 +7,19 @@ import gymnasium as gym
 from gymnasium import error
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from metagym.distributions import TaskDistribution
 from metagym.engine import RowsVectorEnv, TaskEnv, TaskVectorEnv
+from metagym.engine.drivers import PlayableFamily, env_of, vector_env_of
 from metagym.errors import ConfigError
-from metagym.family import Family
+from metagym.rollout import env_layers
 from metagym.wrappers import RL2Context, Trial
 from metagym.wrappers.sb3 import VectorEnvAdapter
 
-__all__ = ["TrialSource", "env_layers", "is_of_trials"]
+__all__ = ["TrialSource", "is_of_trials"]
 
+# Steps of a rollout over all rows, unless that is less than a trial in each.
+ROLLOUT_STEPS = 4096
 _ACCEPTED = "an id of metagym's, a scalar metagym env, a metagym vector env, or an SB3 VecEnv that emits whole trials"
 
 
@@ -43,7 +44,7 @@ class TrialSource:
     n_envs: int | None = None
     episodes_per_trial: int | None = None
     steps_per_trial: int | None = None
-    family: Family[Any, Any] | None = None
+    family: PlayableFamily | None = None
     distribution: TaskDistribution | None = None
 
     def vec_env(self, env: Any, default_n_envs: int) -> VecEnv:
@@ -90,14 +91,23 @@ class TrialSource:
         if self.family is None:
             raise ConfigError(f"only a learner that was given tasks can make an env: pass {_ACCEPTED}.")
         kwargs: dict[str, Any] = {"distribution": self.distribution} if own_split else {"split": split}
-        return self.wrap(TaskEnv(self.family, render_mode=render_mode, **kwargs), episodes)
+        return self.wrap(env_of(self.family, render_mode=render_mode, **kwargs), episodes)
 
     def wrap(self, env: Any, episodes: int | None = None) -> Any:
         """Trials with RL²'s observations, over a scalar env or a vector env of tasks."""
         trial = self._trial(env) if episodes is None else Trial(env, episodes_per_trial=episodes)
         return RL2Context(trial)
 
-    def trial_steps(self) -> int | None:
+    def rollout_steps(self, n_envs: int) -> int:
+        """Steps of a rollout in each of so many rows, by default."""
+        n_steps = max(1, ROLLOUT_STEPS // n_envs)
+        trial_steps = self._trial_steps()
+        if trial_steps is not None and (trial_steps <= n_steps or self.steps_per_trial is not None):
+            # Trials of fixed length then leave nothing to carry over.
+            return trial_steps * -(-n_steps // trial_steps)
+        return n_steps
+
+    def _trial_steps(self) -> int | None:
         """The most steps a trial can have, or None where only the env knows."""
         if self.steps_per_trial is not None:
             return self.steps_per_trial
@@ -155,7 +165,7 @@ class TrialSource:
                     "give the scalar env without wrappers that change observations: "
                     "RL2 adds Trial and RL2Context itself."
                 )
-            return TaskVectorEnv(
+            return vector_env_of(
                 bare.family,
                 n_envs,
                 distribution=bare.task_distribution,
@@ -189,13 +199,6 @@ class TrialSource:
                 return
         if not isinstance(env, VecEnv):
             raise ConfigError(f"RL2 needs an environment of tasks: {_ACCEPTED}; not {_name(env)}.")
-
-
-def env_layers(env: Any) -> Iterator[Any]:
-    """An env and what it wraps, from the outside in: SB3's wrappers, the adapter, Gymnasium's wrappers."""
-    while env is not None:
-        yield env
-        env = env.venv if isinstance(env, VecEnvWrapper) else vars(env).get("env")
 
 
 def is_of_trials(env: Any) -> bool:

@@ -12,8 +12,8 @@ from typing_extensions import override
 from metagym.distributions import TaskDistribution
 from metagym.engine import RowsVectorEnv
 from metagym.engine.autoreset import RowStep
+from metagym.engine.drivers import PlayableFamily
 from metagym.errors import ConfigError
-from metagym.family import Family
 from metagym.tasks import Task
 from metagym.types import Array, Bool, Int
 
@@ -93,9 +93,9 @@ class RowsWrapper(RowsVectorEnv):
         return self.env.unwrapped
 
     @property
-    def family(self) -> Family[Any, Any]:
+    def family(self) -> PlayableFamily:
         """The family of all rows."""
-        family: Family[Any, Any] = self.env.family
+        family: PlayableFamily = self.env.family
         return family
 
     @property
@@ -208,9 +208,9 @@ class TaskWrapper(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorAr
         super().__init__(env)
 
     @property
-    def family(self) -> Family[Any, Any]:
+    def family(self) -> PlayableFamily:
         """The family of the env."""
-        family: Family[Any, Any] = self.env.get_wrapper_attr("family")
+        family: PlayableFamily = self.env.get_wrapper_attr("family")
         return family
 
     @property
