@@ -1,6 +1,6 @@
 """The errors metagym raises, one class per kind of mistake."""
 
-__all__ = ["CheckpointError", "ConfigError", "MetagymError", "TaskError"]
+__all__ = ["CheckpointError", "ConfigError", "ContractError", "MetagymError", "TaskError"]
 
 
 class MetagymError(Exception):
@@ -17,3 +17,7 @@ class ConfigError(MetagymError, ValueError):
 
 class CheckpointError(MetagymError, ValueError):
     """A file is no metagym checkpoint, is damaged, or needs something that was not passed."""
+
+
+class ContractError(MetagymError, AssertionError):
+    """A family, env or wrapper breaks a law of its contract: which one, where, what was found, what is accepted."""

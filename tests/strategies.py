@@ -1,20 +1,23 @@
 """What the tests of the core share: envs to test, families made to be difficult, and Hypothesis strategies."""
 
+import importlib.util
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from gymnasium import spaces
 from hypothesis import strategies as st
 
 import metagym
 from metagym.engine import TaskEnv, TaskVectorEnv
 from metagym.family import Family, Params, Step
-from metagym.registry import family_ids, make_family
+from metagym.registry import BUILTIN, make_family
 from metagym.tabular import Cell, TabularFamily, at_states
 
-IDS = [name for name in family_ids() if name.startswith("Meta")]
+IDS = ["MetaBandit-v0", "MetaFrozenLake-v0", "MetaPointGoal-v0"]
+"""Ids whose families differ most from each other, for tests of what is the same code for all families."""
 SETTINGS = [
     *((name, {}) for name in IDS),
     ("MetaFrozenLake-v0", {"size": 2, "remap_actions": True, "success_rate": (0.5, 0.9)}),
@@ -23,6 +26,20 @@ SETTINGS = [
     ("MetaPointGoal-v0", {"variant": "pearl"}),
     ("MetaPointGoal-v0", {"variant": "semicircle", "episode_length": 6}),
 ]
+EVERY_ID = sorted(BUILTIN)
+"""All ids that metagym ships."""
+SIMULATED = [name for name in EVERY_ID if ".mujoco." in BUILTIN[name][0]]
+"""Those whose families run a simulator row by row: slower, and behind an optional package."""
+PLAIN = [name for name in EVERY_ID if name not in SIMULATED]
+has_simulator = importlib.util.find_spec("mujoco") is not None
+
+
+def some_ids(names, *, slow=()):
+    """Parameters `name`: simulated families are skipped where their package is missing, `slow` ones left to -m slow."""
+    missing = pytest.mark.skipif(not has_simulator, reason="mujoco is not installed")
+    marks = {name: [missing] for name in SIMULATED} | {name: [pytest.mark.slow, missing] for name in slow}
+    marks |= {name: [pytest.mark.slow] for name in slow if name not in SIMULATED}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks.get(name, ())) for name in names])
 
 
 def label(setting):
@@ -257,7 +274,7 @@ def everything(name):
 # --- Hypothesis ------------------------------------------------------------------------------------------------------
 
 seeds = st.integers(0, 2**63)
-settings_of_ids = st.sampled_from(SETTINGS)
+settings_of_ids = st.sampled_from([*SETTINGS, *((name, {}) for name in PLAIN if name not in IDS)])
 families = st.sampled_from(FAMILIES)
 anything = st.one_of(settings_of_ids, families)
 

@@ -15,20 +15,27 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import metagym
+from tests.exemptions import UNBOUNDED
 from tests.parity import MODES, assert_same
 from tests.strategies import (
+    EVERY_ID,
     FAMILIES,
     IDS,
+    PLAIN,
     SETTINGS,
+    SIMULATED,
     label,
     make_sync,
     random_actions,
     rollout,
     scalar_env,
+    some_ids,
 )
 
-every_id = pytest.mark.parametrize("name", IDS)
-every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=label)
+every_id = some_ids(EVERY_ID)
+every_setting = pytest.mark.parametrize(
+    "setting", [*SETTINGS, *((name, {}) for name in PLAIN if name not in IDS)], ids=label
+)
 
 # --- the checkers of others ------------------------------------------------------------------------------------------
 
@@ -40,10 +47,23 @@ def test_gymnasiums_check_env_finds_nothing(setting, reveal_task):
     env = gym.make(name, reveal_task=reveal_task, **kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized space.*")
         check_env(env.unwrapped)
         # Closing and render modes are checked by making the spec again; Gymnasium remarks on wrapped envs as such.
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version.*")
         check_env(gym.make(name, reveal_task=reveal_task, **kwargs), skip_close_check=True)
+
+
+@some_ids(SIMULATED)
+def test_the_checkers_of_others_find_nothing_in_simulators_but_bounds(name):
+    env = gym.make(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert name in UNBOUNDED
+        warnings.filterwarnings("ignore", message=".*Box observation space m(ax|in)imum value is -?infinity.*")
+        check_env(env.unwrapped)
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized Box action space.*")
+        check_env_sb3(env, warn=True)
 
 
 @every_setting
@@ -152,7 +172,7 @@ def test_a_window_comes_from_gymnasium(name):
 @every_setting
 def test_specs_survive_json_and_make_the_same_env(setting):
     name, kwargs = setting
-    env = gym.make(name, split="test", **kwargs)
+    env = gym.make(name, split=None, **kwargs)
     again = EnvSpec.from_json(env.spec.to_json())
     # Tuples become lists in JSON; all else is equal.
     assert json.loads(again.to_json()) == json.loads(env.spec.to_json())
@@ -166,7 +186,7 @@ def test_specs_survive_json_and_make_the_same_env(setting):
 
 @every_id
 def test_vector_specs_make_the_same_env(name):
-    env = gym.make_vec(name, num_envs=3, autoreset_mode=AutoresetMode.SAME_STEP, split="test")
+    env = gym.make_vec(name, num_envs=3, autoreset_mode=AutoresetMode.SAME_STEP, split=None)
     again = gym.make_vec(env.spec, num_envs=3)
     assert again.spec == env.spec
     assert again.autoreset_mode is AutoresetMode.SAME_STEP

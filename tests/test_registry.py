@@ -12,7 +12,7 @@ import metagym
 from metagym.envs import FrozenLake
 from metagym.errors import ConfigError
 from metagym.registry import BUILTIN, family_ids, load_family, make_family, register, register_builtin
-from tests.strategies import IDS
+from tests.strategies import EVERY_ID as IDS
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_unknown_keywords_are_refused_by_name(make, name):
 
 
 def test_an_unknown_id_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'MetaNothing-v0' is no id of a family.*MetaBandit-v0, MetaFrozenLake-v0"):
+    with pytest.raises(ConfigError, match=r"'MetaNothing-v0' is no id of a family.*MetaBandit-v0, .*MetaFrozenLake-v0"):
         make_family("MetaNothing-v0")
     with pytest.raises(ConfigError, match="'CartPole-v1' is no id of a family"):
         make_family("CartPole-v1")
@@ -137,7 +137,7 @@ def _python(code):
 def test_importing_and_stepping_load_neither_torch_nor_sb3_nor_matplotlib_nor_pygame():
     code = """
 import sys, metagym, gymnasium as gym
-for name in metagym.registry.family_ids():
+for name in set(metagym.registry.family_ids()) - {"MetaTabularMDP-v0"}:  # whose normal quantile is SciPy's
     for mode in ("rgb_array", "ansi"):
         env = gym.make(name, render_mode=mode)
         env.reset(seed=0)

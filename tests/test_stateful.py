@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from tests.faults import FAULTS
 from tests.parity import MODES, Pair, assert_same
-from tests.strategies import Drift, Hall, scalar_env, vector_env
+from tests.strategies import Drift, FoggyHall, Hall, TollHall, has_simulator, scalar_env, vector_env
 
 NUM_ENVS = 3
 masks = st.lists(st.booleans(), min_size=NUM_ENVS, max_size=NUM_ENVS).map(np.array)
@@ -153,13 +153,21 @@ class VectorMachine(RuleBasedStateMachine):
 MACHINES = {
     "FrozenLake": ("MetaFrozenLake-v0", {"size": 3, "episode_length": 4, "success_rate": (0.3, 0.9)}),
     "PointGoal": ("MetaPointGoal-v0", {"variant": "pearl", "episode_length": 3}),
+    "CliffWalking": ("MetaCliffWalking-v0", {"is_slippery": True, "random_goal": True, "episode_length": 4}),
+    "Harlow": ("MetaHarlow-v0", {"num_objects": 7, "episode_length": 5}),
+    "CartPole": ("MetaCartPole-v0", {"episode_length": 5}),
+    "TMaze": ("MetaTMaze-v0", {"variant": "active", "corridor_length": 2}),
     "Drift": Drift,
     "Hall": Hall,
+    "FoggyHall": FoggyHall,
+    "TollHall": TollHall,
 }
+SIMULATORS = {"HalfCheetahVel": ("MetaHalfCheetahVel-v0", {"episode_length": 4})}
+EXAMPLES = dict.fromkeys(MACHINES, 5) | {"FrozenLake": 15, "PointGoal": 15, "Drift": 8, "Hall": 8}
 
 
 def _machine(name):
-    return type(f"{name}Machine", (VectorMachine,), {"setting": MACHINES[name]})
+    return type(f"{name}Machine", (VectorMachine,), {"setting": (MACHINES | SIMULATORS)[name]})
 
 
 def _run(name, max_examples, num_rules=30):
@@ -175,7 +183,7 @@ def _run(name, max_examples, num_rules=30):
     )
 
 
-@pytest.mark.parametrize(("name", "max_examples"), [("FrozenLake", 25), ("PointGoal", 25), ("Drift", 10), ("Hall", 10)])
+@pytest.mark.parametrize(("name", "max_examples"), EXAMPLES.items())
 def test_any_order_of_calls_gives_what_scalar_envs_give(name, max_examples):
     _run(name, max_examples)
 
@@ -184,6 +192,13 @@ def test_any_order_of_calls_gives_what_scalar_envs_give(name, max_examples):
 @pytest.mark.parametrize("name", MACHINES)
 def test_any_longer_order_of_calls_gives_what_scalar_envs_give(name):
     _run(name, 150, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_simulator, reason="mujoco is not installed")
+@pytest.mark.parametrize("name", SIMULATORS)
+def test_any_order_of_calls_gives_what_scalar_envs_give_in_simulators(name):
+    _run(name, 10)
 
 
 # --- faults that must be caught --------------------------------------------------------------------------------------

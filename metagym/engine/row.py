@@ -1,17 +1,17 @@
 """One row of a family, two ways: as a batch of one, or walking the tables of a tabular family as Python lists."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from metagym.distributions import TaskDistribution
 from metagym.family import Family, Params
 from metagym.noise import GAMMA, subkeys, uniforms
 from metagym.tabular import Position, TabularFamily, thresholds
 from metagym.tasks import Task
-from metagym.types import Float, Keys
+from metagym.types import Array, Float, Keys
 
 __all__ = ["BatchRow", "Row", "TableRow", "walks_tables"]
 
@@ -178,24 +178,26 @@ class TableRow(Row):
 
     @override
     def _prepare_block(self) -> None:
-        self._tables = _as_lists(self._tabular, self._block)
+        self._tables = _Tables.of(self._tabular, self._block)
 
     @override
     def _use_block(self, place: int) -> None:
         self._set = self._one = None
         self._place = place
-        kinds, thresholds, effects = self._tables
-        self._kind, self._thresholds = kinds[place], thresholds[place]
-        self._effects = effects[place] if effects is not None else None
+        self._use(self._tables, place)
 
     @override
     def set_task(self, task: Task) -> None:
         if task is self._set:
             return  # a pinned task, reset after reset
         self._set, self._one, self.task_id = task, self.family.params_of([task]), task.id
-        kinds, thresholds, effects = _as_lists(self._tabular, self._one)
-        self._kind, self._thresholds = kinds[0], thresholds[0]
-        self._effects = effects[0] if effects is not None else None
+        self._use(_Tables.of(self._tabular, self._one), 0)
+
+    def _use(self, tables: "_Tables", place: int) -> None:
+        # One task at a time: of the tasks drawn ahead, some are never played.
+        self._kind = tables.kinds[place].tolist()
+        self._thresholds = tables.thresholds[place].tolist()
+        self._effects = None if tables.effects is None else tables.effects[place].tolist()
 
     @override
     def begin(self) -> Any:
@@ -240,13 +242,16 @@ class TableRow(Row):
         return Position(np.array([self._index], np.int64))
 
 
-_Lists = tuple[list[list[int]], list[list[float]], list[list[list[int]]] | None]
+class _Tables(NamedTuple):
+    """The tables of n tasks: kinds of all states, thresholds between outcomes, and effects where actions differ."""
 
+    kinds: Array
+    thresholds: Float
+    effects: Array | None
 
-def _as_lists(family: TabularFamily[Any], params: Params) -> _Lists:
-    """Kinds of all states, thresholds between outcomes, and effects, of each task."""
-    kinds = family.kind_table(params).tolist()
-    effects = None if family.actions_are_effects else family.effect_table(params).tolist()
-    columns = thresholds(family.probabilities(params))
-    rows = [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]
-    return kinds, rows or [[]] * len(kinds), effects
+    @classmethod
+    def of(cls, family: TabularFamily[Any], params: Params) -> Self:
+        columns = thresholds(family.probabilities(params))
+        limits = np.stack(columns, axis=1) if columns else np.empty((len(params), 0))
+        effects = None if family.actions_are_effects else family.effect_table(params)
+        return cls(family.kind_table(params), limits, effects)

@@ -9,7 +9,7 @@ from metagym.distributions import TaskDistribution
 from metagym.engine import TaskEnv
 from metagym.engine.row import BatchRow
 from metagym.foreign.replay import pack, unpack
-from metagym.foreign.world import World, seed_of
+from metagym.foreign.world import World, accept, seed_of
 from metagym.noise import seed_keys
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ForeignRow(BatchRow):
 
     @override
     def step(self, action: Any) -> tuple[Any, float, bool, bool]:
-        action = self.world.accept(action)
+        action = accept(self.family.action_space, action)
         self._draw(0)
         reward, terminated = self.world.step(action)
         return self.world.observation.copy(), reward, terminated, self.world.success

@@ -57,7 +57,7 @@ class ForeignFamily(TaskFamily[Params]):
     metadata: Mapping[str, Any]
     applies_always: bool = False
     num_initial_draws: int = 1
-    num_step_draws: int = 0
+    num_step_draws: int = 1
 
     @abstractmethod
     def enter(

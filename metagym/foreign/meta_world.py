@@ -147,7 +147,7 @@ class MetaWorld(ForeignFamily):
         fields: dict[str, spaces.Space[Any]] = {"vector": spaces.Box(low, high, dtype=np.float64)}
         if self._several:
             fields = {"env": spaces.Box(0, len(_NAMES) - 1, (), np.int64), **fields}
-        self.task_space = spaces.Dict(fields, sort_keys=False)
+        self.task_space = spaces.Dict(list(fields.items()))
         self.num_structure_draws = self._width + self._several
         self.observation_space = spaces.Box(
             np.array([*_FRAME_LOW, *_FRAME_LOW, 0.0, 0.0, 0.0]),

@@ -85,8 +85,7 @@ class Field:
         """What the env is handed: a number, a copy of an array, or the choice that a code stands for."""
         if self._choices is not None:
             return self._choices[int(field)]
-        array = np.asarray(field)
-        return array.item() if not array.shape else array.copy()
+        return np.array(field) if self.space.shape else field.item()
 
 
 class ParameterizedFamily(ForeignFamily):
@@ -121,7 +120,7 @@ class ParameterizedFamily(ForeignFamily):
         self.name, self._fields, self._strategy, self._recipe = name, dict(fields), strategy, dict(recipe)
         self.structural = tuple(fields)
         self.params_type = params_type(self.structural)
-        self.task_space = spaces.Dict({field: part.space for field, part in fields.items()}, sort_keys=False)
+        self.task_space = spaces.Dict([(field, part.space) for field, part in fields.items()])
         self._rebuild = rebuild
         self.applies_always = strategy.applies_always or rebuild
         self._draws = {field: max(part.train.num_draws, part.of("ood").num_draws) for field, part in fields.items()}

@@ -214,6 +214,8 @@ def _differing(left: Mapping[str, Any], right: Mapping[str, Any]) -> set[str]:
 
 def _assign(owner: Any, name: str, value: Any) -> None:
     current = getattr(owner, name)
+    if callable(current) and not callable(value):
+        raise ConfigError(f"{name!r} of {type(owner).__name__} is a method, not a number that a task could set")
     if isinstance(current, np.ndarray):
         value = np.array(value, dtype=current.dtype)
         if value.shape != current.shape:

@@ -1,8 +1,10 @@
 """The vector driver of a foreign family: N envs of somebody else's behind the contract of `TaskVectorEnv`."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from typing_extensions import NamedTuple, override
 
@@ -13,7 +15,7 @@ from metagym.engine.rows import Rows
 from metagym.errors import ConfigError
 from metagym.family import Step
 from metagym.foreign.replay import pack, unpack
-from metagym.foreign.world import World, seed_of
+from metagym.foreign.world import World, accept, seed_of
 from metagym.types import Array, Bool, Int
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class ForeignRows(Rows):
     ) -> None:
         super().__init__(family, distribution, num_rows)
         self._render_mode = render_mode
+        self._columns = self.params.columns()  # the arrays themselves, which stay the same
         self.worlds = self._fresh_worlds()
         self.truncated: Bool = np.zeros(num_rows, np.bool_)
         space = family.observation_space
@@ -52,34 +55,55 @@ class ForeignRows(Rows):
     def begin(self, rows: Int, *, new_task: bool = True) -> None:
         if new_task:
             self.next_tasks(rows)
-        columns = self.params.columns()
-        for row, noise in zip(rows.tolist(), self._initial_noise(rows), strict=True):
-            fields = {name: column[row] for name, column in columns.items()}
-            self.worlds[row].begin(fields, int(self.task_ids[row]), seed_of(noise))
+        seeds, task_ids = self._initial_noise(rows), self.task_ids[rows].tolist()
+        for row, task_id, noise in zip(rows.tolist(), task_ids, seeds, strict=True):
+            fields = {name: column[row] for name, column in self._columns.items()}
+            self.worlds[row].begin(fields, task_id, seed_of(noise))
             self._look(row)
         self.state = _Played()
         self.elapsed[rows] = 0
 
     @override
     def advance(self, action: Array, active: Bool | None) -> Step[Any]:
-        actions = [world.accept(one) for world, one in zip(self.worlds, action, strict=True)]
-        self._dealt, self._active = self.noise.deal(), active
+        actions = self._accept(action)
+        self._active = active
+        self.noise.deal()
         reward = np.zeros(self.num_rows)
         terminated, success = np.zeros(self.num_rows, np.bool_), np.zeros(self.num_rows, np.bool_)
         self.truncated[:] = False
         rows = range(self.num_rows) if active is None else np.flatnonzero(active).tolist()
+        worlds, observations = self.worlds, self._observations
         for row in rows:
-            world = self.worlds[row]
-            reward[row], terminated[row] = world.step(actions[row])
-            self.truncated[row], success[row] = world.truncated, world.success
-            self._look(row)
+            world = worlds[row]
+            reward[row], ended = world.step(actions[row])
+            observations[row] = world.observation
+            # All zeros so far: writing into an array costs more than asking.
+            if ended:
+                terminated[row] = True
+            if world.truncated:
+                self.truncated[row] = True
+            if world.success:
+                success[row] = True
+            if world.info:
+                self._pass_on(row, world.info)
         self.elapsed += 1
         return Step(self.state, reward, terminated, success if self.family.has_success else None)
+
+    def _accept(self, action: Array) -> Sequence[Any]:
+        space = self.family.action_space
+        if isinstance(space, spaces.Discrete):
+            return list(action)  # validated by the autoreset, and what `accept` returns
+        if isinstance(space, spaces.Box):
+            return list(accept(space, action))
+        return [accept(space, one) for one in action]
 
     def _look(self, row: int) -> None:
         world = self.worlds[row]
         self._observations[row] = world.observation
-        for key, value in world.info.items():
+        self._pass_on(row, world.info)
+
+    def _pass_on(self, row: int, info: Mapping[str, Array]) -> None:
+        for key, value in info.items():
             self.infos[key][row] = value
 
     @override

@@ -13,7 +13,7 @@ from metagym.types import Array, Float
 if TYPE_CHECKING:
     from metagym.foreign.family import ForeignFamily
 
-__all__ = ["World", "fit_info", "seed_of"]
+__all__ = ["World", "accept", "fit_info", "seed_of"]
 
 _NUM_SEEDS = 2**31
 
@@ -44,6 +44,26 @@ def _fit(key: str, zero: Array, value: Any) -> Array:
     return np.array(given, zero.dtype)
 
 
+def accept(space: spaces.Space[Any], action: Any) -> Any:
+    """An action as an env takes it: numbers of a `Box` clipped into it, others as they are.
+
+    Args:
+        space: of actions; of one env, or of N that are batched, unless it is `Discrete`.
+        action: of one env, or of N.
+
+    Raises:
+        ConfigError: if it is not in the space.
+    """
+    if isinstance(space, spaces.Discrete):
+        return np.int64(action)  # what the space samples; Gymnasium checks it in less time than Python's
+    if isinstance(space, spaces.Box):
+        return np.minimum(np.maximum(action, space.low), space.high).astype(space.dtype, copy=False)
+    array: Array = np.asarray(action)
+    if array.dtype.kind not in "iub" or not space.contains(array.astype(space.dtype)):
+        raise ConfigError(f"action must be in {space}, got {action!r}")
+    return array.astype(space.dtype)
+
+
 class World:
     """A foreign env that is given a task and a seed at the start of every episode.
 
@@ -64,13 +84,17 @@ class World:
 
     def __init__(self, family: "ForeignFamily", render_mode: str | None) -> None:
         self._family, self._render_mode = family, render_mode
+        self._schema, self._success_key = family.info_schema, family.success_key
+        # Kept, since spaces look them up anew every time.
+        space = family.observation_space
+        self._dtype, self._shape, self._is_discrete = space.dtype, space.shape, isinstance(space, spaces.Discrete)
         self.env: gym.Env[Any, Any] | None = None
         self._task_id: int | None = None
         self.seed = -1
         self.actions: list[Any] = []
         self.observation: Any = None
         self.truncated = self.success = False
-        self.info = fit_info(family.info_schema, {})
+        self.info = fit_info(self._schema, {})
 
     def begin(self, fields: Mapping[str, Array], task_id: int, seed: int) -> Any:
         """Start an episode of a task; returns the first observation."""
@@ -82,7 +106,7 @@ class World:
         observation, info = self.env.reset(seed=family.reset_seed(fields, seed))
         self.seed, self.actions = seed, []
         self.truncated = self.success = False
-        self.info = fit_info(family.info_schema, info)
+        self.info = fit_info(self._schema, info)
         self.observation = self._observe(observation)
         return self.observation
 
@@ -93,35 +117,20 @@ class World:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.actions.append(action)
         self.truncated = bool(truncated)
-        self.info = fit_info(self._family.info_schema, info)
-        key = self._family.success_key
-        self.success = key is not None and bool(info.get(key, False))
+        if self._schema:
+            self.info = fit_info(self._schema, info)
+        if self._success_key is not None:
+            self.success = bool(info.get(self._success_key, False))
         self.observation = self._observe(observation)
         return float(reward), bool(terminated)
 
-    def accept(self, action: Any) -> Any:
-        """The action as the env takes it: numbers of a `Box` clipped into it, others as they are.
-
-        Raises:
-            ConfigError: if it is not in the space.
-        """
-        space = self._family.action_space
-        if isinstance(space, spaces.Discrete):
-            return int(action)
-        if isinstance(space, spaces.Box):
-            return np.clip(action, space.low, space.high).astype(space.dtype)
-        array: Array = np.asarray(action)
-        if array.dtype.kind not in "iub" or not space.contains(array.astype(space.dtype)):
-            raise ConfigError(f"action must be in {space}, got {action!r}")
-        return array.astype(space.dtype)
-
     def _observe(self, observation: Any) -> Any:
-        space = self._family.observation_space
         # Copied: some envs write into the array they returned.
-        array = np.array(observation, dtype=space.dtype)
-        if array.shape != space.shape:
+        array = np.array(observation, self._dtype)
+        if array.shape != self._shape:
+            space = self._family.observation_space
             raise ConfigError(f"{self._family.name} observed shape {array.shape}; its space is {space}")
-        return np.int64(array) if isinstance(space, spaces.Discrete) else array
+        return np.int64(array) if self._is_discrete else array
 
     def render(self) -> Any:
         """What the env draws, in its own way."""
