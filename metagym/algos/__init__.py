@@ -1,8 +1,16 @@
 """Learners: each an algorithm of Stable-Baselines3 to its user, on tasks instead of one environment."""
 
 from metagym.algos.base import GradientLearner, MemoryLearner, Policy
+from metagym.algos.from_scratch import FromScratch
+from metagym.algos.gittins import Gittins
+from metagym.algos.joint_training import JointTraining
+from metagym.algos.optimal import Optimal
 from metagym.algos.references import Random
 from metagym.algos.reptile import Reptile
+from metagym.algos.revealed_task import RevealedTask
 from metagym.algos.rl2 import RL2
 
-__all__ = ["RL2", "GradientLearner", "MemoryLearner", "Policy", "Random", "Reptile"]
+__all__ = [
+    "RL2", "FromScratch", "Gittins", "GradientLearner", "JointTraining", "MemoryLearner", "Optimal", "Policy", "Random",
+    "Reptile", "RevealedTask",
+]  # fmt: skip
