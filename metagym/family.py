@@ -9,6 +9,7 @@ over a contiguous last axis keep that exactly; a 2-D ``@`` or a sum over rows do
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -34,7 +35,7 @@ class Params:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of the free parameters, in order of declaration."""
-        return tuple(field.name for field in dataclasses.fields(cls))
+        return _field_names(cls)
 
     def columns(self) -> dict[str, Array]:
         """Name to column; the arrays themselves, not copies."""
@@ -51,6 +52,11 @@ class Params:
         """Write the tasks of `source`, in order, into `rows` of these columns."""
         for name, column in self.columns().items():
             column[rows] = getattr(source, name)
+
+
+@cache
+def _field_names(params_type: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(params_type))
 
 
 class Step(NamedTuple, Generic[StateT]):

@@ -214,19 +214,29 @@ class TabularFamily(Family[Position, ParamsT]):
 
     def dense(self, params: ParamsT) -> DenseTable:
         """The decision processes of N tasks, written out from the tables that are stepped."""
-        kinds, effects = self.kind_table(params), self.effect_table(params)
-        entered = self.successors[np.arange(len(self.successors))[None, :, None], effects]
+        return self._written_out(params, np.arange(len(self.successors)))
+
+    def _written_out(self, params: ParamsT, states: Int) -> DenseTable:
+        """`dense` for some states; successors keep their numbers."""
+        kinds, effects = self.kind_table(params), self.effect_table(params)[:, states]
+        entered = self.successors[states[:, None], effects]
         rows = np.arange(len(params))[:, None, None, None]
         kind = kinds[rows, entered]
         probability = np.stack(self.probabilities(params), axis=1)[:, None, None, :]
         probability = np.broadcast_to(probability, entered.shape).copy()
         successor = entered if self.leads is None else self.leads[kind, entered]
         reward, terminated = self._rewards[kind], self._terminals[kind]
-        over = self._terminals[kinds]
-        successor[over] = np.nonzero(over)[1][:, None, None]
+        over = self._terminals[kinds[:, states]]
+        successor[over] = states[np.nonzero(over)[1]][:, None, None]
         reward[over] = 0.0
         terminated[over] = True
         return DenseTable(probability, successor, reward, terminated)
+
+    def _occupied(self, params: ParamsT) -> Int:
+        """States in which an agent can be: not those that are left as soon as they are entered."""
+        if self.leads is None:
+            return np.arange(len(self.successors))
+        return np.union1d(self.leads, self.starts(params))
 
     @override
     def optimal_return(self, params: ParamsT) -> Float:
@@ -249,17 +259,25 @@ class TabularFamily(Family[Position, ParamsT]):
             horizon: steps to go; the family's episode length by default.
 
         Returns:
-            Values, (N, S).
+            Values, (N, S); 0 for states that are left as soon as they are entered.
         """
-        dense = self.dense(params)
+        states = self._occupied(params)
+        dense = self._written_out(params, states)
         continues = dense.probability * ~dense.terminated
         gain = np.einsum("nsak,nsak->nsa", dense.probability, dense.reward)
-        rows = np.arange(len(params))[:, None, None, None]
-        value = np.zeros(dense.probability.shape[:2])
+        value = np.zeros((len(params), len(states)))
+        # Places of the successors among the values of all tasks: one index is looked up faster than two.
+        column = np.zeros(len(self.successors), dtype=np.int64)
+        column[states] = np.arange(len(states))
+        place = column.take(dense.successor) + _row_offsets(*value.shape)[:, :, None, None]
         for _ in range(self.episode_length if horizon is None else horizon):
-            action_value = gain + np.einsum("nsak,nsak->nsa", continues, value[rows, dense.successor])
-            value = action_value.max(axis=2) if greedy else action_value.mean(axis=2)
-        return value
+            action_value = gain + np.einsum("nsak,nsak->nsa", continues, value.reshape(-1).take(place))
+            before, value = value, action_value.max(axis=2) if greedy else action_value.mean(axis=2)
+            if np.array_equal(before, value):
+                break  # more steps to go change nothing any more
+        values = np.zeros((len(params), len(self.successors)))
+        values[:, states] = value
+        return values
 
 
 def outcomes(probability: tuple[Float, ...], draw: Float) -> Array:

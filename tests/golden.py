@@ -19,7 +19,6 @@ NUM_STEPS = 40
 
 TRANSCENDENTAL = {
     "MetaPointGoal-v0-variant=semicircle-episode_length=6": "goals are sines, which NumPy rounds by processor",
-    "MetaTabularMDP-v0": "probabilities are made of logarithms, which NumPy rounds by processor",
 }
 """Settings without golden ids: the last bits of their tasks, and so ids and splits, depend on the processor."""
 TASKS_ONLY = dict.fromkeys(SIMULATED, "trajectories belong to one version of the simulator")

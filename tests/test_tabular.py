@@ -14,7 +14,7 @@ from scipy import stats
 
 from metagym import ConfigError, Params, TabularFamily, TaskDistribution, TaskEnv, TaskVectorEnv
 from metagym.engine.row import BatchRow, TableRow
-from metagym.envs import FrozenLake
+from metagym.envs import FrozenLake, Taxi
 from metagym.tabular import Cell, Position, at_states, outcomes, thresholds
 from tests.parity import assert_same
 from tests.strategies import Hall, HallParams, random_actions, rollout
@@ -99,6 +99,27 @@ class Lamp(Vault):
 
     def starts(self, params):
         return np.broadcast_to(np.array([1, 7, 3]), (len(params), 3))
+
+
+class Slide(Vault):
+    """A vault whose first two cells are left at once for the other layer, but that episodes start in the first.
+
+    Nobody is ever in the second. Where the task says so, there is no choice.
+    """
+
+    name = "Slide"
+    initial_needs_task = False
+
+    def __init__(self):
+        super().__init__()
+        self.leads[:, :2] = [5, 6]
+        self._compile()
+
+    def starts(self, params):
+        return np.broadcast_to(np.array([0, 3]), (len(params), 2))
+
+    def effects(self, params, states, actions):
+        return actions & at_states(params.turned, states % 5)
 
 
 FAMILIES = [
@@ -197,6 +218,40 @@ def test_values_are_those_of_recursion_over_all_outcomes(family, greedy):
         for row, state in itertools.product(range(3), range(len(family.successors))):
             expected = _value(family, params, row, state, horizon, greedy)
             assert values[row, state] == pytest.approx(expected, abs=1e-12)
+
+
+def _values_of_every_state(family, params, horizon, greedy):
+    """Backward induction over the dense tables of all states, step by step to the end."""
+    dense = family.dense(params)
+    continues, rows = dense.probability * ~dense.terminated, np.arange(len(params))[:, None, None, None]
+    gain = np.einsum("nsak,nsak->nsa", dense.probability, dense.reward)
+    value = np.zeros(dense.probability.shape[:2])
+    for _ in range(horizon):
+        action_value = gain + np.einsum("nsak,nsak->nsa", continues, value[rows, dense.successor])
+        value = action_value.max(axis=2) if greedy else action_value.mean(axis=2)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("family", "occupied"),
+    [
+        (Vault(), range(10)),
+        (Slide(), [0, *range(2, 10)]),
+        (FrozenLake(size=3, recover_from_holes=True), range(9)),
+        (Taxi(), range(500)),
+        (Taxi(is_rainy=True, fickle_passenger=True), range(1000)),
+    ],
+    ids=["Vault", "Slide", "FrozenLake", "Taxi", "fickle Taxi"],
+)
+@pytest.mark.parametrize("greedy", [True, False])
+def test_values_are_the_same_to_the_last_bit_where_an_agent_can_be_and_0_elsewhere(family, occupied, greedy):
+    params, nobody = _params(family, 2), np.ones(len(family.successors), np.bool_)
+    nobody[occupied] = False
+    for horizon in (1, 25):
+        values = family.state_values(params, greedy=greedy, horizon=horizon)
+        expected = _values_of_every_state(family, params, horizon, greedy)
+        assert values[:, ~nobody].tolist() == expected[:, ~nobody].tolist()
+        assert not values[:, nobody].any()
 
 
 def test_the_optimal_return_is_the_best_of_all_open_loop_plans_where_nothing_is_random():

@@ -131,7 +131,7 @@ class Gittins:
         pulled, paid = features[:, -num_arms - 2 : -2] > 0.5, features[:, -2:-1] > 0.0
         wins, losses = state or (np.zeros(pulled.shape, np.int64), np.zeros(pulled.shape, np.int64))
         if episode_start is not None:
-            remembered = ~np.atleast_1d(episode_start)[:, None]
+            remembered = ~np.atleast_1d(np.asarray(episode_start, np.bool_))[:, None]
             wins, losses = wins * remembered, losses * remembered
         wins, losses = wins + (pulled & paid), losses + (pulled & ~paid)
         arms = self._indices(wins, wins + losses).argmax(axis=1)

@@ -149,15 +149,10 @@ class BatchRow(Row):
 
 
 def walks_tables(family: Family[Any, Any]) -> bool:
-    """Whether the tables of a family are all there is to it: it neither steps nor observes in a way of its own."""
+    """Whether the tables of a family are all there is to its dynamics: it does not step in a way of its own."""
     kind = type(family)
     starts_anywhere = bool(family.num_initial_draws) or kind.initial is TabularFamily.initial
-    return (
-        isinstance(family, TabularFamily)
-        and kind.step is TabularFamily.step
-        and kind.observe is TabularFamily.observe
-        and starts_anywhere
-    )
+    return isinstance(family, TabularFamily) and kind.step is TabularFamily.step and starts_anywhere
 
 
 class TableRow(Row):
@@ -174,6 +169,7 @@ class TableRow(Row):
         # Discrete observations of tabular families are numpy integers, made once: making one costs as much as a step.
         self._numbers = [np.int64(index) for index in range(len(self._successors))]
         self._looks = None if family.observations is None else list(family.observations)
+        self._looks_of_task = type(family).observe is not TabularFamily.observe
         self._has_fixed_start = not (family.num_initial_draws or family.initial_needs_task)
 
     @override
@@ -198,6 +194,9 @@ class TableRow(Row):
         self._kind = tables.kinds[place].tolist()
         self._thresholds = tables.thresholds[place].tolist()
         self._effects = None if tables.effects is None else tables.effects[place].tolist()
+        if self._looks_of_task:
+            states = np.arange(len(self._successors))
+            self._looks = list(self._tabular.observe(Position(states), self.params.take(np.zeros_like(states))))
 
     @override
     def begin(self) -> Any:

@@ -22,7 +22,6 @@ __all__ = ["Acrobot", "AcrobotParams", "AcrobotState", "Mechanics"]
 _DT = 0.2
 """Time between two steps, s."""
 _MAX_SPEEDS = 4.0 * pi, 9.0 * pi
-_RIGHT_ANGLE = pi / 2.0
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,9 @@ class AcrobotParams(Params):
     @property
     def mechanics(self) -> "Mechanics":
         """The combinations that the equations of motion are made of."""
-        lever_1, lever_2 = self.link_com_1 * self.link_length_1, self.link_com_2 * self.link_length_2
-        first, second = self.link_mass_1, self.link_mass_2
-        return Mechanics(
-            inertia_1=first * (lever_1 * lever_1),
-            arms=self.link_length_1 * self.link_length_1 + lever_2 * lever_2,
-            twice_coupling=2.0 * self.link_length_1 * lever_2,
-            coupling=self.link_length_1 * lever_2,
-            lever_square=lever_2 * lever_2,
-            inertia_2=second * (lever_2 * lever_2) + self.link_moi,
-            pull_1=(first * lever_1 + second * self.link_length_1) * self.gravity,
-            pull_2=second * lever_2 * self.gravity,
-            mass_coupling=second * self.link_length_1 * lever_2,
-            mass_2=second,
-            moi=self.link_moi,
-        )
+        lengths, masses = (self.link_length_1, self.link_length_2), (self.link_mass_1, self.link_mass_2)
+        combined = _mechanics(*lengths, *masses, self.link_com_1, self.link_com_2, self.link_moi, self.gravity)
+        return Mechanics._make((*combined, self.link_mass_2, self.link_moi))
 
 
 class Mechanics(NamedTuple):
@@ -246,10 +233,10 @@ class Acrobot(PhysicsFamily[AcrobotState, AcrobotParams]):
         torque, mechanics = action - 1.0, params.mechanics
         old = np.array(state)  # (4, N)
         first = self._slope(old, torque, mechanics)
-        second = self._slope(old + 0.5 * _DT * first, torque, mechanics)
-        third = self._slope(old + 0.5 * _DT * second, torque, mechanics)
-        fourth = self._slope(old + _DT * third, torque, mechanics)
-        new = old + _DT / 6.0 * (first + 2.0 * second + 2.0 * third + fourth)
+        second = self._slope(old + _HALF_STEP * first, torque, mechanics)
+        third = self._slope(old + _HALF_STEP * second, torque, mechanics)
+        fourth = self._slope(old + _STEP * third, torque, mechanics)
+        new = old + _SIXTH_STEP * (first + _TWO * second + _TWO * third + fourth)
         angles = _wrapped(new[:2])
         speeds = np.minimum(np.maximum(new[2:], -_SPEEDS), _SPEEDS)
         height = -params.link_length_1 * np.cos(angles[0]) - params.link_length_2 * np.cos(angles[1] + angles[0])
@@ -259,7 +246,7 @@ class Acrobot(PhysicsFamily[AcrobotState, AcrobotParams]):
     def _slope(self, state: Float, torque: Float, mechanics: Mechanics) -> Float:
         """Time derivative of a state, (4, N)."""
         theta_1, theta_2, theta_1_dot, theta_2_dot = state
-        cosines = np.cos(np.array((theta_2, theta_1 + theta_2 - _RIGHT_ANGLE, theta_1 - _RIGHT_ANGLE)))
+        cosines = np.cos(np.array((theta_2, theta_1 + theta_2 - _QUARTER_TURN, theta_1 - _QUARTER_TURN)))
         accelerations = self._accelerate(theta_1_dot, theta_2_dot, np.sin(theta_2), *cosines, torque, *mechanics)
         return np.array((theta_1_dot, theta_2_dot, *accelerations))
 
@@ -296,16 +283,47 @@ class Acrobot(PhysicsFamily[AcrobotState, AcrobotParams]):
 
 
 _SPEEDS = np.array(_MAX_SPEEDS)[:, None]
+# 0-d arrays: ufuncs take them faster than Python's numbers.
+_HALF_STEP, _STEP, _SIXTH_STEP = np.array(0.5 * _DT), np.array(_DT), np.array(_DT / 6.0)
+_TWO, _QUARTER_TURN, _HALF_TURN = np.array(2.0), np.array(pi / 2.0), np.array(pi)
 
 
 def _wrapped(angles: Float) -> Float:
     """Angles in [-pi, pi]: one turn off or on as in Gymnasium, so that rounding is the same, and the rest at once."""
+    if not np.count_nonzero(np.abs(angles) > _HALF_TURN):
+        return angles
     angles = np.where(angles > pi, angles - 2.0 * pi, angles)
     angles = np.where(angles < -pi, angles + 2.0 * pi, angles)
     far = np.abs(angles) > pi
     if far.any():
         angles = np.where(far, (angles + pi) % (2.0 * pi) - pi, angles)
     return angles
+
+
+def _combinations(xp: Namespace) -> Callable[..., tuple[Any, ...]]:
+    """What `Mechanics` holds but for its last two, from the constants in the order of `AcrobotParams`."""
+    del xp  # operators are all they need
+
+    def combine(
+        length_1: Any, length_2: Any, mass_1: Any, mass_2: Any, com_1: Any, com_2: Any, moi: Any, gravity: Any
+    ) -> tuple[Any, ...]:
+        lever_1, lever_2 = com_1 * length_1, com_2 * length_2
+        return (
+            mass_1 * (lever_1 * lever_1),
+            length_1 * length_1 + lever_2 * lever_2,
+            2.0 * length_1 * lever_2,
+            length_1 * lever_2,
+            lever_2 * lever_2,
+            mass_2 * (lever_2 * lever_2) + moi,
+            (mass_1 * lever_1 + mass_2 * length_1) * gravity,
+            mass_2 * lever_2 * gravity,
+            mass_2 * length_1 * lever_2,
+        )
+
+    return combine
+
+
+_mechanics = RowWise(_combinations, "d" * (len(Mechanics._fields) - 2))
 
 
 def _equations(xp: Namespace) -> Callable[..., tuple[Any, ...]]:

@@ -177,7 +177,7 @@ class Bandit(Family[Any, Any]):
             arms = InformativeArms()
         else:
             arms = DriftingArms(length) if self.variant == "restless" else MirroredArms(LEVELS.get(self.variant))
-        if num_arms is not None and (isinstance(num_arms, bool) or num_arms != arms.num_arms):
+        if num_arms is not None and integer("num_arms", num_arms, 2, 1000) != arms.num_arms:
             raise ConfigError(f"num_arms={num_arms!r} contradicts variant={self.variant!r}, which has {arms.num_arms}")
         return arms
 

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metagym.envs import lake_maps
-from metagym.errors import TaskError
 from metagym.render import Canvas, canvas, draw_line, draw_text, fill_disc, fill_polygon, fill_rect
 from metagym.types import Array, Bool, Float, Int
 
@@ -31,21 +30,12 @@ _MAX_ENUMERATED = 2**16
 
 
 def read(value: ArrayLike) -> ArrayLike:
-    """Codes of a map given as rows of text, (rows, columns) uint8; anything but text is returned as it came.
+    """Codes of a map given as text, (rows, columns) uint8, in any spelling that `lake_maps.read` accepts.
 
     Raises:
         TaskError: if rows differ in length or hold letters other than `LETTERS`.
     """
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return value
-    if array.dtype.kind != "U" or array.ndim != 1:
-        return value
-    rows = array.tolist()
-    if len({len(row) for row in rows}) != 1 or not set("".join(rows)) <= set(LETTERS):
-        raise TaskError(f"map={rows!r} must be rows of equal length made of the letters {', '.join(LETTERS)}")
-    return np.array([[LETTERS.index(letter) for letter in row] for row in rows], dtype=np.uint8)
+    return lake_maps.read(value, LETTERS)
 
 
 def text(codes: Array, agent: int | None = None) -> str:

@@ -92,7 +92,8 @@ class CliffWalking(TabularFamily[CliffWalkingParams]):
 
     Each cell is a cliff by itself, and the whole map is drawn again until there is a way. train and test share no
     map; where there are at most 2 ** 16 maps to look at (3 x 6 cells), they are enumerated and drawn with their exact
-    probabilities, else split by a hash. ood: goals uniform on the top row, where training has none.
+    probabilities, else split by a hash. With `cliff_probability=0` and the goal at the bottom right there is one map,
+    and no test part. ood: goals uniform on the top row, where training has none.
 
     ## Reference Returns
 
@@ -133,6 +134,8 @@ class CliffWalking(TabularFamily[CliffWalkingParams]):
         self.cliff_probability = number("cliff_probability", cliff_probability, 0.0, 0.6)
         self.is_slippery = flag("is_slippery", is_slippery)
         self.random_goal = flag("random_goal", random_goal)
+        if self.cliff_probability == 0.0 and not self.random_goal:
+            self.unsplit = "there is a single map; evaluate on split='train'"
         num_cells = self.height * self.width
         self.episode_length = (
             max(100, 2 * num_cells) if episode_length is None else integer("episode_length", episode_length, 1, 100_000)

@@ -157,5 +157,6 @@ def pixel(place: Float) -> tuple[float, float]:
 def draw_scene(image: Canvas, position: Float, goal: Float) -> None:
     """Goal and point, each (2,) in metres, on a canvas of `SIDE` pixels."""
     fill_disc(image, *pixel(goal), 7, "goal")
-    fill_disc(image, *pixel(position), 8, "white")
-    fill_disc(image, *pixel(position), 6, "agent")
+    x, y = np.clip(pixel(position), 8.0, SIDE - 8.0)  # at the border if it has left the picture
+    fill_disc(image, x, y, 8, "white")
+    fill_disc(image, x, y, 6, "agent")

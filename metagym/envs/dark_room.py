@@ -206,7 +206,9 @@ class DarkRoom(TabularFamily[DarkRoomParams]):
 
     @override
     def normalize(self, fields: Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:
-        full = {name: grids.cell_at(value, self.size) if name == "goal" else value for name, value in fields.items()}
+        full = {
+            name: grids.cell_at(name, value, self.size) if name == "goal" else value for name, value in fields.items()
+        }
         full.setdefault("action_map", grids.ORDERS[0])
         return full
 
@@ -225,6 +227,7 @@ class DarkRoom(TabularFamily[DarkRoomParams]):
 
     @override
     def bayes_return(self, num_episodes: int) -> Float | None:
+        integer("num_episodes", num_episodes, 1, 1_000_000)
         if self.constants.hidden == "actions":
             return None
         goals = np.arange(self.size**2)

@@ -117,8 +117,9 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
     Maps are drawn as by Gymnasium's `generate_random_map`: each cell frozen or a hole by itself, and the whole map
     (goal included) again until there is a path. train and test share no map. Where there are at most 2 ** 16 maps to
     look at (sizes 2 to 4, and 2 to 3 with `random_goal`), they are enumerated and drawn with their exact
-    probabilities. ood: maps as in training, and a success rate uniform on the part of [0, 1] that is more than 0.1
-    away from every rate of training (none with `is_slippery=False`).
+    probabilities. With `frozen_probability=1` and the goal at the bottom right there is one map, and no test part. ood:
+    maps as in training, and a success rate uniform on the part of [0, 1] that is more than 0.1 away from every rate of
+    training (none with `is_slippery=False`).
 
     ## Reference Returns
 
@@ -185,6 +186,8 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
         self.action_space = spaces.Discrete(num_actions)
         self._orders = _PERMUTATIONS[num_actions]
         self.num_structure_draws = num_cells if self.random_goal else num_cells - 2
+        if self.frozen_probability == 1.0 and not self.random_goal:
+            self.unsplit = "there is a single map; evaluate on split='train'"
         low, high = self.success_rates
         self.num_detail_draws = int(low < high) + int(self.remap_actions)
         self.num_ood_detail_draws = 1 + int(self.remap_actions)
@@ -315,7 +318,9 @@ class FrozenLake(TabularFamily[FrozenLakeParams]):
 
 
 def _success_rates(value: float | Sequence[float], is_slippery: bool) -> tuple[float, float]:
-    pair = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        value = (value, value)
+    pair = list(value)
     if len(pair) != 2:
         raise ConfigError(f"success_rate={value!r} is not accepted; accepted is a number or a pair (low, high)")
     low, high = (number("success_rate", bound, 0.0, 1.0) for bound in pair)

@@ -138,7 +138,9 @@ class GridNavi(TabularFamily[GridNaviParams]):
 
     @override
     def normalize(self, fields: Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:
-        return {name: grids.cell_at(value, self.size) if name == "goal" else value for name, value in fields.items()}
+        return {
+            name: grids.cell_at(name, value, self.size) if name == "goal" else value for name, value in fields.items()
+        }
 
     @override
     def kinds(self, params: GridNaviParams, states: Int) -> Bool:
@@ -150,7 +152,7 @@ class GridNavi(TabularFamily[GridNaviParams]):
         search = hidden_goal.Search(
             self.successors[:, :, 0], self.start, self._goals["train"], self.episode_length, _REWARD, _COST
         )
-        return hidden_goal.episode_returns(search, num_episodes)
+        return hidden_goal.episode_returns(search, integer("num_episodes", num_episodes, 1, 1_000_000))
 
     @override
     def describe(self, state: Position, params: GridNaviParams) -> str:

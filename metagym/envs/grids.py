@@ -40,14 +40,29 @@ def neighbours(size: int, moves: Sequence[tuple[int, int]]) -> Int:
     return cells
 
 
-def cell_at(value: ArrayLike, size: int) -> ArrayLike:
-    """The number of a cell that is given by its two coordinates; anything else is returned as it came."""
+def cell_at(name: str, value: ArrayLike, size: int) -> ArrayLike:
+    """The number of a cell that is given by its two coordinates; anything else is returned as it came.
+
+    Args:
+        name: the field that names a cell.
+        value: its number, or its coordinates.
+        size: cells along a side.
+
+    Raises:
+        TaskError: if two numbers are given that are not the coordinates of a cell.
+    """
     try:
         place = np.asarray(value)
     except ValueError:
         return value
-    inside = place.shape == (2,) and place.dtype.kind in "iu" and bool(np.all((place >= 0) & (place < size)))
-    return int(place[0]) * size + int(place[1]) if inside else value
+    if place.shape != (2,) or place.dtype.kind not in "iuf":
+        return value
+    if not np.all((place >= 0) & (place < size) & (place % 1 == 0)):
+        raise TaskError(
+            f"{name}={place.tolist()} lies outside the grid; accepted are two coordinates from 0 to {size - 1}, "
+            f"or the number of a cell"
+        )
+    return int(place[0]) * size + int(place[1])
 
 
 def check_order(action_map: Sequence[int]) -> None:

@@ -225,7 +225,7 @@ class Harlow(TabularFamily[HarlowParams]):
         fixated = np.mean(distance <= self.episode_length)
         chosen = np.mean(distance + _OFFSET <= self.episode_length)
         # A choice is a guess, worth 0, until one was made before; and nothing but a choice tells.
-        knows = 1.0 - (1.0 - chosen) ** np.arange(num_episodes)
+        knows = 1.0 - (1.0 - chosen) ** np.arange(integer("num_episodes", num_episodes, 1, 1_000_000))
         expected: Float = self.fixation_reward * fixated + chosen * knows
         return expected
 

@@ -243,7 +243,9 @@ class KeyToDoor(TabularFamily[KeyToDoorParams]):
     @override
     def normalize(self, fields: Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:
         places = {"key", "door", "start"}
-        full = {name: grids.cell_at(value, self.size) if name in places else value for name, value in fields.items()}
+        full = {
+            name: grids.cell_at(name, value, self.size) if name in places else value for name, value in fields.items()
+        }
         full.setdefault("start", _ANYWHERE)
         full.setdefault("action_map", grids.ORDERS[0])
         return full

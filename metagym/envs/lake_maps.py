@@ -30,14 +30,15 @@ START, FROZEN, HOLE, GOAL = (np.uint8(code) for code in range(4))
 _MAX_ENUMERATED = 2**16
 
 
-def read(value: ArrayLike) -> ArrayLike:
+def read(value: ArrayLike, letters: str = LETTERS) -> ArrayLike:
     """Codes of a map spelled in letters, as Gymnasium's `desc` is; anything but text is returned as it came.
 
     Args:
-        value: rows as strings, or a square of single letters, as `str` or `bytes`.
+        value: rows as strings, or single letters in rows and columns, as `str` or `bytes`.
+        letters: those that there are, in the order of their codes.
 
     Returns:
-        Indices into `LETTERS`, (rows, columns) uint8.
+        Indices into `letters`, (rows, columns) uint8.
 
     Raises:
         TaskError: if rows differ in length or hold other letters.
@@ -48,10 +49,10 @@ def read(value: ArrayLike) -> ArrayLike:
             return value
         rows = ["".join(np.atleast_1d(row)) for row in np.atleast_1d(array.astype(np.str_))]
     except ValueError as error:
-        raise TaskError(f"map={value!r} is neither rows of text nor a square of codes") from error
-    if len({len(row) for row in rows}) != 1 or not set("".join(rows)) <= set(LETTERS):
-        raise TaskError(f"map={rows!r} must be rows of equal length made of the letters {', '.join(LETTERS)}")
-    return np.array([[LETTERS.index(letter) for letter in row] for row in rows], dtype=np.uint8)
+        raise TaskError(f"map={value!r} is neither rows of text nor rows of codes") from error
+    if len({len(row) for row in rows}) != 1 or not set("".join(rows)) <= set(letters):
+        raise TaskError(f"map={rows!r} must be rows of equal length made of the letters {', '.join(letters)}")
+    return np.array([[letters.index(letter) for letter in row] for row in rows], dtype=np.uint8)
 
 
 def text(codes: Array, agent: int | None = None) -> str:

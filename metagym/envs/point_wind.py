@@ -185,7 +185,8 @@ class PointWind(Family[Drifter, PointWindParams]):
                 tail, tip = (x - push[0] / 2, y + push[1] / 2), (x + push[0] / 2, y - push[1] / 2)
                 draw_arrow(image, *tail, *tip, "sky", thickness=2, head=10, alpha=0.6)
         fill_disc(image, side / 2, middle - pixels, _RADIUS * pixels, "goal")
-        x, y = side / 2 + pixels * state.position[0, 0], middle - pixels * state.position[0, 1]
+        place = side / 2 + pixels * state.position[0, 0], middle - pixels * state.position[0, 1]
+        x, y = np.clip(place, 8.0, side - 8.0)  # at the border if it has left the picture
         fill_disc(image, x, y, 8, "white")
         fill_disc(image, x, y, 6, "agent")
         return image

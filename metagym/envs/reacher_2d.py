@@ -97,7 +97,7 @@ class Reacher2D(Family[ArmState, Reacher2DParams]):
 
     ## Arguments
 
-    - `control_cost`: weight of |a|², 0 to 100; 1 by default, as in Gymnasium.
+    - `control_cost`: weight of |a|², 0 to 100; 1 by default, as in Gymnasium's code (its documentation says 0.1).
     - `episode_length`: steps of 0.02 s, 1 to 10,000; 50 by default, as in Gymnasium.
 
     ## Splits

@@ -247,7 +247,7 @@ class TMaze(Family[Walk, TMazeParams]):
 
     @override
     def bayes_return(self, num_episodes: int) -> Float:
-        return np.ones(num_episodes)
+        return np.ones(integer("num_episodes", num_episodes, 1, 1_000_000))
 
     @override
     def random_return(self, params: TMazeParams) -> Float:
@@ -292,7 +292,9 @@ class TMaze(Family[Walk, TMazeParams]):
 
 
 def _range(value: int | Sequence[int]) -> tuple[int, int]:
-    pair = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        value = (value, value)
+    pair = list(value)
     if len(pair) != 2:
         raise ConfigError(f"corridor_length={value!r} is not accepted; accepted is an integer or a pair of them")
     shortest, longest = (integer("corridor_length", bound, 1, _MAX_LENGTH) for bound in pair)

@@ -12,7 +12,7 @@ from typing_extensions import override
 from metagym.envs.arguments import integer, number
 from metagym.errors import TaskError
 from metagym.family import Family, Params, Region, Step
-from metagym.render import canvas, draw_text, fill_rect, fill_ring
+from metagym.render import canvas, draw_text, fill_rect, fill_ring, text_size
 from metagym.types import Array, Float, Int
 
 __all__ = ["TabularMDP", "TabularMDPParams", "Visit"]
@@ -20,6 +20,9 @@ __all__ = ["TabularMDP", "TabularMDPParams", "Visit"]
 # Half of the smallest uniform above it stands in for a uniform of 0, whose logarithm and normal quantile are infinite.
 _SMALLEST = 2.0**-54
 _TOLERANCE = 1e-9
+# Drawn numbers are rounded to multiples of 2 ** -30: the last bits of logarithms and quantiles depend on the processor,
+# and with them the tasks' ids and the split.
+_GRID = 2.0**30
 _WHITE, _BLUE, _RED = np.array([255.0] * 3), np.array([0.0, 114.0, 178.0]), np.array([213.0, 94.0, 0.0])
 
 
@@ -92,6 +95,7 @@ class TabularMDP(Family[Visit, TabularMDPParams]):
 
     train and test: every row of `transitions` from the flat Dirichlet distribution, every mean reward normal with mean
     1 and standard deviation 1, all independent; disjoint by a hash of the rewards. There, all next states are possible.
+    Numbers are rounded to multiples of 2 ** -30, so that they are the same on all processors.
     ood: the same rewards, and exactly two next states possible after each action in each state (one with two states),
     drawn uniformly, with a probability uniform on [0, 1] for the first: Garnet processes of branching factor 2.
 
@@ -145,6 +149,7 @@ class TabularMDP(Family[Visit, TabularMDPParams]):
     def draw_structure(self, noise: Float, region: Region) -> dict[str, Array]:
         means = _normal_quantile(noise)
         means += 1.0
+        means = np.rint(means * _GRID) / _GRID
         return {"rewards": means.reshape(-1, self.num_states, self.num_actions)}
 
     @override
@@ -156,7 +161,7 @@ class TabularMDP(Family[Visit, TabularMDPParams]):
         weights = np.maximum(noise, _SMALLEST).reshape(*pairs, self.num_states)
         np.log(weights, out=weights)
         weights /= weights.sum(axis=-1, keepdims=True)
-        return {"transitions": weights}
+        return {"transitions": _on_grid(weights)}
 
     @override
     def check(self, params: TabularMDPParams) -> None:
@@ -231,9 +236,10 @@ class TabularMDP(Family[Visit, TabularMDPParams]):
         here, num_states, num_actions = int(state.state[0]), self.num_states, self.num_actions
         side = max(4, min(28, 560 // (num_states + num_actions), 320 // num_states))
         top, left, gap = 36, 16, 32
-        image = canvas(top + num_states * side + 16, left + num_actions * side + gap + num_states * side + 16)
+        right = left + max(num_actions * side, text_size("REWARD")[0]) + gap
+        width = max(num_states * side, text_size(f"NEXT AFTER {num_states}")[0])
+        image = canvas(top + max(num_states, num_actions) * side + 16, right + width + 16)
         draw_text(image, "REWARD", left, 14)
-        right = left + num_actions * side + gap
         draw_text(image, f"NEXT AFTER {here}", right, 14)
         for (index, action), mean in np.ndenumerate(params.rewards[0]):
             shade = _shade((mean - 1.0) / 3.0)
@@ -264,6 +270,15 @@ def _column(height: int) -> Int:
     column = np.arange(height, dtype=np.int64)[:, None]
     column.setflags(write=False)
     return column
+
+
+def _on_grid(probability: Float) -> Float:
+    """Probabilities (..., S) as positive multiples of the grid's spacing that sum to 1 exactly."""
+    units = np.maximum(np.rint(probability * _GRID), 1.0)
+    largest = units.argmax(axis=-1)[..., None]
+    rest = _GRID - (units.sum(axis=-1, keepdims=True) - np.take_along_axis(units, largest, axis=-1))
+    np.put_along_axis(units, largest, rest, axis=-1)
+    return units / _GRID
 
 
 def _garnet(noise: Float, num_states: int) -> Float:

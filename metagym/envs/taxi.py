@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from metagym.envs import taxi_layouts, taxi_tables
 from metagym.envs.arguments import flag, integer, number
-from metagym.errors import TaskError
+from metagym.errors import ConfigError, TaskError
 from metagym.family import Params, Region
 from metagym.tabular import Cell, Position, TabularFamily, at_states
 from metagym.tasks import Task
@@ -95,7 +95,7 @@ class Taxi(TabularFamily[TaxiParams]):
     - `is_rainy`: whether the taxi may slide to the side.
     - `fickle_passenger`: whether three passengers in ten change their destination, once, to one of the other three
       stands: in the first step that moves the taxi after they are picked up.
-    - `rainy_probability`: of going where the taxi heads when it rains, in [0, 1].
+    - `rainy_probability`: of going where the taxi heads when it rains, in [0, 1]; to be left at 0.8 if not.
     - `wall_probability`: of each of the 20 places for a wall, in [0, 0.6].
     - `episode_length`: steps, 1 to 100,000.
 
@@ -144,6 +144,8 @@ class Taxi(TabularFamily[TaxiParams]):
     ) -> None:
         self.is_rainy, self.fickle_passenger = flag("is_rainy", is_rainy), flag("fickle_passenger", fickle_passenger)
         self.rainy_probability = number("rainy_probability", rainy_probability, 0.0, 1.0)
+        if not self.is_rainy and self.rainy_probability != 0.8:
+            raise ConfigError(f"rainy_probability={rainy_probability!r} needs is_rainy=True; without, leave it out")
         self.wall_probability = number("wall_probability", wall_probability, 0.0, 0.6)
         self.episode_length = integer("episode_length", episode_length, 1, 100_000)
         self.task_space = spaces.Dict(
@@ -216,7 +218,7 @@ class Taxi(TabularFamily[TaxiParams]):
 
     @override
     def state_values(self, params: TaxiParams, *, greedy: bool = True, horizon: int | None = None) -> Float:
-        # A few towns at a time: the dense tables of one take up to 6 MB.
+        # A few towns at a time: the dense tables of one take up to 3 MB.
         parts = np.array_split(np.arange(len(params)), max(1, -(-len(params) // 8)))
         solve = super().state_values
         return np.concatenate([solve(params.take(rows), greedy=greedy, horizon=horizon) for rows in parts])

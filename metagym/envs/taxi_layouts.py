@@ -36,8 +36,11 @@ def read(desc: ArrayLike) -> dict[str, Array]:
     Raises:
         TaskError: if it is no such map, or a stand is missing or there twice.
     """
-    rows = np.asarray(desc, dtype=np.str_)
-    lines = ["".join(np.atleast_1d(row)) for row in np.atleast_1d(rows)]
+    try:
+        rows = np.atleast_1d(np.asarray(desc, dtype=np.str_))
+        lines = ["".join(np.atleast_1d(row)) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"desc={desc!r} must be 7 rows of 11 characters, like Gymnasium's map") from error
     drawing = "\n".join(lines)
     if [len(line) for line in lines] != [11] * 7:
         raise TaskError(f"desc must be 7 rows of 11 characters, like Gymnasium's map; got\n{drawing}")

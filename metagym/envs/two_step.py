@@ -230,6 +230,7 @@ class TwoStep(TabularFamily[TwoStepParams]):
 
     @override
     def bayes_return(self, num_episodes: int) -> Float | None:
+        integer("num_episodes", num_episodes, 1, 1_000_000)
         if self.switch_probability:
             return None
         common, likely = self.common_probability, self.reward_probability

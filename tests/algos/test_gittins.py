@@ -144,8 +144,9 @@ def test_rows_have_memories_of_their_own_and_forget_at_the_start_of_a_trial():
     assert arms.tolist() == [0, 1]
     kept = [column.copy() for column in state]
     fresh = np.stack([_observation(learner, 0, 1.0), _observation(learner, None, 0.0)])
-    _, later = learner.predict(fresh, state, np.array([False, True]))
-    assert [column.tolist() for column in later] == [[[2, 0], [0, 0]], [[0, 0], [0, 0]]]
+    for starts in (np.array([False, True]), [False, True], np.array([0, 1])):
+        _, later = learner.predict(fresh, state, starts)
+        assert [column.tolist() for column in later] == [[[2, 0], [0, 0]], [[0, 0], [0, 0]]]
     assert all(np.array_equal(before, now) for before, now in zip(kept, state, strict=True))
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from metagym import TaskDistribution
 from metagym.engine import row as row_module
 from metagym.engine.row import BatchRow, TableRow, walks_tables
-from metagym.envs import Bandit, FrozenLake, PointGoal
+from metagym.envs import Bandit, FrozenLake, Harlow, PointGoal
 from metagym.noise import seed_keys, uniforms
 from metagym.tabular import TabularFamily
 from tests.parity import assert_same
@@ -19,6 +19,8 @@ TABULAR = [
     FrozenLake(size=3, is_slippery=False),
     FrozenLake(size=2, remap_actions=True, random_goal=True, success_rate=(0.0, 1.0)),
     Hall(),
+    FoggyHall(),
+    Harlow(num_objects=5),
 ]
 
 
@@ -41,7 +43,9 @@ def test_tables_as_lists_and_as_arrays_give_the_same(family, seed, calls, random
             assert_same(walker.begin(), batch.begin())
         elif call == "s":
             action = random.randrange(int(family.action_space.n))
-            assert walker.step(action) == batch.step(action)
+            (seen, *outcome), (expected, *others) = walker.step(action), batch.step(action)
+            assert_same(seen, expected)
+            assert outcome == others
         elif call == "w":
             assert_same(walker.sample(2).columns(), batch.sample(2).columns())
         else:
@@ -52,10 +56,25 @@ def test_tables_as_lists_and_as_arrays_give_the_same(family, seed, calls, random
         assert_same(walker.state.cell, batch.state.cell) if call in "bs" else None
 
 
-def test_only_families_that_are_all_table_are_walked():
-    assert [walks_tables(family) for family in TABULAR] == [True] * 4
-    others = [FoggyHall(), TollHall(), Drift(), PointGoal(), Bandit()]
-    assert [walks_tables(family) for family in others] == [False] * 5
+def test_only_families_whose_steps_are_all_table_are_walked():
+    assert [walks_tables(family) for family in TABULAR] == [True] * 6
+    others = [TollHall(), Drift(), PointGoal(), Bandit()]
+    assert [walks_tables(family) for family in others] == [False] * 4
+
+
+def test_what_a_family_shows_in_its_own_way_changes_with_the_task_and_is_handed_out_as_a_copy():
+    family = Harlow(num_objects=5)
+    walker = _row(TableRow, family)
+    shown = []
+    for objects in ([0, 1], [2, 4]):
+        walker.set_task(TaskDistribution(family).coerce({"objects": objects, "paying": 0}))
+        walker.begin()
+        walker._index = 7  # the mark lies to the right
+        observation = walker.step(1)[0]
+        shown.append(sorted(observation[observation != 0.0].tolist()))
+        observation[:] = 9.0
+        assert walker.step(1)[0].max() <= 1.0
+    np.testing.assert_allclose(shown, [[1 / 6, 2 / 6], [3 / 6, 5 / 6]], rtol=1e-6)
 
 
 class Elsewhere(Hall):

@@ -186,6 +186,8 @@ def test_tasks_that_make_no_sense_are_refused(task, message):
         {"episode_length": 100, "variant": "easy"},
         {"episode_length": 0, "variant": "restless"},
         {"num_arms": True, "variant": "informative"},
+        {"num_arms": 2.0, "variant": "easy"},
+        {"num_arms": np.array([2, 2]), "variant": "easy"},
         {"num_arms": 2, "variant": "informative"},
         {"reward": "gaussian", "variant": "restless"},
         {"reward_std": 2.0, "variant": "hard"},
@@ -264,7 +266,7 @@ def test_a_variant_survives_pickling(variant):
 def test_both_mirror_images_are_for_training_and_none_for_testing(variant):
     first = _sample(Bandit(variant=variant), 200, part="train").first_mean
     assert 60 < np.sum(first < 0.5) < 140
-    with pytest.raises(ConfigError, match="Bandit has no test part here: .*mirror image"):
+    with pytest.raises(ConfigError, match=r"Bandit has no test part here: .*mirror image"):
         gym.make("MetaBandit-v0", variant=variant, split="test")
 
 

@@ -110,3 +110,10 @@ def test_easy_bandits_are_those_of_gymnax():
     theirs = {tuple(env.reset(jax.random.PRNGKey(seed), settings)[1].reward_probs.tolist()) for seed in range(10)}
     ours = MirroredArms(LEVELS["easy"]).draw_structure(np.array([[0.0], [0.9]]), "train")
     assert sorted(theirs) == [pytest.approx(means) for means in MirroredParams(**ours).means.tolist()]
+
+
+def test_ood_volatility_is_above_that_of_training_and_at_most_one_half():
+    noise = np.array([[0.0], [0.5], [np.nextafter(1.0, 0.0)]])
+    volatility = DriftingArms().draw_details(noise, "ood")["volatility"]
+    np.testing.assert_allclose(volatility, [0.5, 0.35, 0.2], rtol=0.0, atol=1e-12)
+    assert np.all((volatility > 0.2) & (volatility <= 0.5))

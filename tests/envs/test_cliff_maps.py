@@ -45,9 +45,11 @@ def test_a_map_survives_spelling():
     assert codes.shape == (4, 12)
     assert cliff_maps.text(codes).replace(" ", "").split("\n") == NOMINAL
     assert cliff_maps.text(codes, 36).endswith("[S] C  C  C  C  C  C  C  C  C  C  G")
-    assert cliff_maps.read(codes) is codes
-    ragged = [[0, 1], [2]]
-    assert cliff_maps.read(ragged) is ragged
+    assert cliff_maps.read(codes.tolist()) == codes.tolist()
+    for spelling in ([row.encode() for row in NOMINAL], [list(row) for row in NOMINAL], np.asarray(NOMINAL, dtype="c")):
+        assert cliff_maps.read(spelling).tolist() == codes.tolist()
+    with pytest.raises(TaskError, match="map="):
+        cliff_maps.read([[0, 1], [2]])
 
 
 @pytest.mark.parametrize("rows", [["FF", "S"], ["FF", "SH"]])

@@ -191,6 +191,14 @@ def test_train_and_test_share_no_map(keywords):
     assert not train & test
 
 
+@pytest.mark.parametrize("keywords", [{"height": 2, "width": 3}, {}])
+def test_the_single_map_without_cliffs_is_for_training(keywords):
+    family = CliffWalking(cliff_probability=0.0, **keywords)
+    assert len(np.unique(_sample(family, 50, "train").map, axis=0)) == 1
+    with pytest.raises(ConfigError, match="no test part here: there is a single map"):
+        TaskDistribution(family).split("test")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

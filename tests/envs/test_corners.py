@@ -1,8 +1,19 @@
 import numpy as np
 import pytest
 
-from metagym.envs.corners import CORNERS, FAR, check_radius, draw_goals, length, pixel, unit_vectors
+from metagym.envs.corners import (
+    CORNERS,
+    FAR,
+    SIDE,
+    check_radius,
+    draw_goals,
+    draw_scene,
+    length,
+    pixel,
+    unit_vectors,
+)
 from metagym.errors import TaskError
+from metagym.render import canvas
 
 ONE = np.nextafter(1.0, 0.0)
 
@@ -25,6 +36,9 @@ def test_ood_goals_lie_on_the_same_circle_more_than_ten_degrees_from_every_corne
 
 def test_a_place_off_its_circle_is_refused_by_name():
     check_radius("gap_1", np.array([0.6, 0.8]), 1.0)
+    check_radius("gap_1", np.array([1.0 - 1e-7, 0.0]), 1.0)
+    with pytest.raises(TaskError, match=r"gap_1=\[1.001, 0.0\]"):
+        check_radius("gap_1", np.array([1.001, 0.0]), 1.0)
     with pytest.raises(TaskError, match=r"gap_1=\[0.6, 0.7\] is 0.92\d* from the origin; accepted is 1"):
         check_radius("gap_1", np.array([0.6, 0.7]), 1.0)
 
@@ -37,3 +51,11 @@ def test_lengths_and_unit_vectors_by_hand():
 def test_the_middle_of_a_picture_is_the_origin_and_up_is_north():
     assert pixel(np.zeros(2)) == (200.0, 200.0)
     assert pixel(np.array([3.4, 3.4])) == pytest.approx((400.0, 0.0))
+
+
+def test_a_point_that_has_left_the_picture_is_drawn_at_its_border():
+    near, far = canvas(SIDE, SIDE), canvas(SIDE, SIDE)
+    draw_scene(near, np.zeros(2), CORNERS[0])
+    draw_scene(far, np.array([50.0, -50.0]), CORNERS[0])
+
+    assert (far[-9:, -9:] == near[SIDE // 2, SIDE // 2]).all(axis=2).any()

@@ -100,6 +100,11 @@ def test_the_published_constants(variant, size, start, length):
     assert env.reset(seed=0)[0] == start
 
 
+def test_where_no_cell_is_in_the_middle_the_one_below_and_to_the_right_of_it_is_the_centre():
+    # The source starts in (size // 2, size // 2).
+    assert TaskEnv(DarkRoom(size=4)).reset(seed=0)[0] == 2 * 4 + 2
+
+
 # --- exact values --------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +218,7 @@ def test_proposed_structures_are_those_listed(variant):
     ("task", "message"),
     [
         ({"goal": 81}, "goal=81"),
-        ({"goal": (0, 9)}, "goal has shape"),
+        ({"goal": (0, 9)}, "goal=.* lies outside the grid"),
         ({"goal": 3, "action_map": [0, 1, 2, 3, 3]}, "permutation"),
         ({"goal": 3, "action_map": [0, 1, 2, 3]}, "action_map has shape"),
         ({"action_map": [0, 1, 2, 3, 4]}, "missing"),
@@ -260,3 +265,9 @@ def test_pictures_and_texts_show_the_agent_at_its_start(variant):
     state = family.initial(params.take(np.array([1])), np.empty((1, 0)))
     assert family.describe(state, params.take(np.array([1]))) == " .  G  .\n . [.] .\n .  .  .\n"
     assert family.draw(state, params.take(np.array([1]))).shape == (192, 192, 3)
+
+
+@pytest.mark.parametrize("num_episodes", [0, -1, 2.5, "2", True])
+def test_a_trial_has_a_whole_number_of_episodes(num_episodes):
+    with pytest.raises(ConfigError, match=r"num_episodes=.* accepted is an integer in"):
+        DarkRoom().bayes_return(num_episodes)

@@ -296,6 +296,27 @@ def test_keywords_out_of_range_are_refused_by_name(keywords):
 # --- distributions -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [4, 8])
+def test_the_single_map_without_holes_is_for_training(size):
+    family = FrozenLake(size=size, frozen_probability=1.0)
+    train = TaskDistribution(family).split("train").draw(np.arange(50, dtype=np.uint64))[0]
+    assert len(np.unique(train.map, axis=0)) == 1
+    with pytest.raises(ConfigError, match="no test part here: there is a single map"):
+        TaskDistribution(family).split("test")
+
+
+def test_a_range_of_rates_may_be_an_array():
+    assert FrozenLake(success_rate=np.array([0.25, 0.5])).success_rates == (0.25, 0.5)
+
+
+def test_no_ood_rate_is_just_a_margin_away_from_those_of_training():
+    family = FrozenLake(success_rate=0.5)
+    noise = np.array([[0.0], [np.nextafter(0.5, 0.0)], [0.5], [np.nextafter(1.0, 0.0)]])
+    rates = family.draw_details(noise, "ood")["success_rate"]
+    np.testing.assert_allclose(rates, [0.0, 0.4, 1.0, 0.6], rtol=0.0, atol=1e-12)
+    assert np.all(np.abs(rates - 0.5) > 0.1)
+
+
 def test_sampled_maps_follow_the_exact_probabilities():
     family = FrozenLake(size=3)
     columns, weights = family.enumerate_structures()

@@ -177,3 +177,9 @@ def test_pictures_and_texts_point_y_up():
     state = Position(np.array([1]))
     assert family.describe(state, params) == " .  .  .\n[.] .  G\n .  .  .\n"
     assert family.draw(state, params).shape == (192, 192, 3)
+
+
+@pytest.mark.parametrize("num_episodes", [0, -1, 2.5, "2", True])
+def test_a_trial_has_a_whole_number_of_episodes(num_episodes):
+    with pytest.raises(ConfigError, match=r"num_episodes=.* accepted is an integer in"):
+        GridNavi().bayes_return(num_episodes)

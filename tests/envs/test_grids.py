@@ -34,11 +34,18 @@ def test_an_order_that_lacks_a_move_is_refused(order):
 
 
 def test_coordinates_name_a_cell_and_nothing_else_is_changed():
-    assert grids.cell_at((1, 2), 5) == 7
-    assert grids.cell_at(np.array([4, 4]), 5) == 24
+    assert grids.cell_at("goal", (1, 2), 5) == 7
+    assert grids.cell_at("goal", (1.0, 2.0), 5) == 7
+    assert grids.cell_at("goal", np.array([4, 4]), 5) == 24
     ragged = [[1], [2, 3]]
-    for other in (7, 7.5, (1, 5), (-1, 0), (1.0, 2.0), (1, 2, 3), "ab", ragged):
-        assert grids.cell_at(other, 5) is other
+    for other in (7, 7.5, (1, 2, 3), ("a", "b"), "ab", ragged):
+        assert grids.cell_at("goal", other, 5) is other
+
+
+@pytest.mark.parametrize("place", [(1, 5), (5, 1), (-1, 0), (0, -1), (0.5, 1.0), (float("nan"), 0.0)])
+def test_coordinates_outside_the_grid_are_refused_with_the_accepted_ones(place):
+    with pytest.raises(TaskError, match=r"key=.* lies outside the grid; accepted are two coordinates from 0 to 4"):
+        grids.cell_at("key", place, 5)
 
 
 def test_a_text_has_the_agent_in_brackets_and_rows_downwards():

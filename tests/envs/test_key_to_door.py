@@ -88,6 +88,15 @@ def test_key_and_door_in_one_cell_pay_together_also_where_episodes_start():
     assert family.optimal_return(_params(family, {"key": 3, "door": 3, "start": 3})).tolist() == [2.0]
 
 
+def test_rows_are_paid_for_the_key_the_door_and_both():
+    family = KeyToDoor(size=2)
+    params = _params(family, *({"key": key, "door": door, "start": 0} for key, door in ((1, 3), (3, 1), (1, 1))))
+    state = family.initial(params, np.zeros((3, 1)))
+    step = family.step(state, np.full(3, RIGHT), params, np.empty((3, 0)))
+    assert step.reward.tolist() == [1.0, 0.0, 2.0]
+    assert step.terminated.tolist() == step.success.tolist() == [False, False, True]
+
+
 def test_an_episode_is_truncated_after_50_steps():
     env = TaskEnv(KeyToDoor())
     env.set_task({"key": 0, "door": 80, "start": 40})
@@ -226,7 +235,7 @@ def test_proposed_cells_cover_the_room():
         ({"key": 81, "door": 0}, "key=81"),
         ({"key": 0, "door": -1}, "door=-1"),
         ({"key": 0, "door": 0, "start": -2}, "start=-2"),
-        ({"key": 0, "door": (0, 9)}, "door has shape"),
+        ({"key": 0, "door": (0, 9)}, "door=.* lies outside the grid"),
         ({"key": 0, "door": 0, "action_map": [0, 0, 1, 2, 3]}, "permutation"),
         ({"key": 0}, "missing"),
     ],

@@ -260,3 +260,16 @@ def test_the_picture_shows_the_state_even_if_it_is_far_away():
 def test_the_text_names_state_and_system():
     text = LQR().describe(LinearState(np.array([[0.5, -1.0]])), _params([[0.5, 0.0], [0.0, -0.5]], [1.0, 0.0]))
     assert text == "x (+0.500, -1.000), A (+0.500 +0.000; +0.000 -0.500), B (+1.000, +0.000)\n"
+
+
+def test_tasks_are_refused_as_soon_as_the_best_controller_would_leave_the_box():
+    family = LQR()
+    c, s = np.cos(0.7), np.sin(0.7)
+    weak, strong = (
+        {"state_matrix": 1.15 * np.array([[c, -s], [s, c]]), "input_matrix": [[b], [0.0]]} for b in (0.176, 0.187)
+    )
+    accepted = TaskDistribution(family).coerce(strong)
+
+    assert 5.5 < family.worst_action(family.params_of([accepted]))[0] < 6.0
+    with pytest.raises(TaskError, match=r"needs actions up to 6\.1\d; accepted are tasks that need up to 6"):
+        TaskDistribution(family).coerce(weak)

@@ -134,6 +134,8 @@ def test_starts_are_uniform_in_the_valley_at_rest(kind):
     state = kind().initial(_nominal(kind, 5000), np.random.default_rng(0).random((5000, 1)))
     assert stats.kstest(state.position, stats.uniform(-0.6, 0.2).cdf).pvalue > 1e-3
     assert not state.velocity.any()
+    # Gymnasium's continuous car lives in single precision, from its start on here.
+    assert {column.dtype for column in state} == {np.dtype(np.float32 if kind is MountainCarContinuous else np.float64)}
 
 
 @both

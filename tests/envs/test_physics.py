@@ -7,6 +7,7 @@ from gymnasium import spaces
 from scipy import stats
 
 from metagym.distributions import TaskDistribution
+from metagym.envs.cart_pole import CartPole
 from metagym.envs.physics import PhysicsFamily, Span
 from metagym.family import Params
 
@@ -116,3 +117,12 @@ def test_a_task_does_not_depend_on_the_tasks_drawn_beside_it():
         for rows in ([3], [7, 1, 30]):
             part = family.draw_structure(noise[rows], region)
             assert all(part[name].tolist() == whole[name][rows].tolist() for name in whole)
+
+
+def test_values_beside_the_training_interval_are_never_rounded_into_it():
+    gravity = CartPole.spans["gravity"]
+    beside = CartPole()._beyond(np.array([np.nextafter(0.5, 0.0), 0.5]), np.array([0, 0]))
+
+    assert gravity.train == (5.0, 15.0)
+    assert gravity.support == (2.0, 18.0)
+    assert beside.tolist() == [np.nextafter(5.0, 0.0), 18.0]

@@ -47,6 +47,7 @@ def _play(params, policy):
         ([0.0, 0.9], [0.0, 0.0], [0.0, 0.065], [0.0, 0.965], 0.0),
         ([0.1, 0.98], [-0.1, 0.0], [0.025, 0.0], [0.025, 0.98], 0.0),  # 0.032 from the goal
         ([0.1, 0.99], [-0.1, 0.0], [0.025, 0.0], [0.025, 0.99], 1.0),  # 0.027 from it
+        ([0.03, 1.0], [0.0, 0.0], [0.0, 0.0], [0.03, 1.0], 1.0),  # on the rim
     ],
 )
 def test_transitions_by_hand(position, action, wind, moved, reward):
@@ -200,3 +201,12 @@ def test_the_picture_shows_the_point_and_the_goal():
 def test_the_text_names_position_wind_and_distance():
     text = PointWind().describe(Drifter(np.array([[0.3, 0.6]])), _params([0.05, -0.01]))
     assert text == "at (+0.300, +0.600), wind (+0.050, -0.010), 0.500 m from the goal\n"
+
+
+def test_a_point_that_has_left_the_picture_is_drawn_at_its_border():
+    family = PointWind()
+    wind = PointWindParams(np.zeros((1, 2)))
+    near, far = (family.draw(Drifter(np.array([place])), wind) for place in ([0.3, 0.3], [50.0, -50.0]))
+    agent = near[310 - 66, 200 + 66]
+
+    assert (far[-9:, -9:] == agent).all(axis=2).any()

@@ -264,6 +264,7 @@ def test_tasks_that_make_no_sense_are_refused(task, message):
         {"corridor_length": 0},
         {"corridor_length": (5, 2)},
         {"corridor_length": (2, 3, 4)},
+        {"corridor_length": np.array([5, 2])},
         {"corridor_length": "10"},
         {"penalty": 0.5},
         {"penalize": "stays"},
@@ -272,6 +273,16 @@ def test_tasks_that_make_no_sense_are_refused(task, message):
 def test_keywords_out_of_range_are_refused_by_name(keywords):
     with pytest.raises(ConfigError, match=f"{next(iter(keywords))}="):
         TMaze(**keywords)
+
+
+def test_a_range_of_lengths_may_be_an_array():
+    assert TMaze(corridor_length=np.array([2, 5])).lengths == (2, 5)
+
+
+@pytest.mark.parametrize("num_episodes", [0, -1, 2.5, "2", True])
+def test_a_trial_has_a_whole_number_of_episodes(num_episodes):
+    with pytest.raises(ConfigError, match=r"num_episodes=.* accepted is an integer in"):
+        TMaze().bayes_return(num_episodes)
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------

@@ -273,6 +273,25 @@ def test_the_picture_shows_where_the_agent_is(size):
     assert np.any(before != after)
 
 
+def test_the_picture_has_room_for_more_actions_than_states_and_for_its_titles():
+    family = TabularMDP(num_states=2, num_actions=9)
+    image = family.draw(Visit(np.array([1])), _sample(family, 1))
+    background = image[0, 0]
+    assert np.all(image[-16:] == background)
+    assert np.any(image[-20:-16] != background)  # the row of the last action
+    assert np.all(
+        TabularMDP(num_states=2, num_actions=2).draw(Visit(np.array([1])), _two_states()[1])[:, -1] == background
+    )
+
+
 def test_the_text_marks_the_state():
     family, params = _two_states()
     assert family.describe(Visit(np.array([1])), params) == "   0    1.00   0.00\n>  1    2.00  -1.00\n"
+
+
+def test_drawn_numbers_lie_on_the_grid_and_rows_sum_to_one_exactly():
+    params = _sample(TabularMDP(), 200)
+    for column in (params.rewards, params.transitions):
+        assert (np.rint(column * 2.0**30) == column * 2.0**30).all()
+    assert (params.transitions.sum(axis=-1) == 1.0).all()
+    assert params.transitions.min() > 0.0

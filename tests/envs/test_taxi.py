@@ -291,6 +291,7 @@ def test_tasks_that_make_no_sense_are_refused(task, message):
         {"is_rainy": 1},
         {"fickle_passenger": None},
         {"rainy_probability": 1.1},
+        {"rainy_probability": 0.5},
         {"wall_probability": 0.7},
         {"episode_length": 0},
     ],

@@ -57,6 +57,12 @@ def test_text_that_is_no_map_is_refused(row, line):
         taxi_layouts.read(lines)
 
 
+@pytest.mark.parametrize("desc", ["x", None, [], [["a"], ["b", "c"]], 7])
+def test_what_is_no_rows_of_text_is_refused_by_name(desc):
+    with pytest.raises(TaskError, match=r"desc.* must be 7 rows of 11 characters"):
+        taxi_layouts.read(desc)
+
+
 def test_connected_towns_are_those_that_a_walk_gets_through():
     walls = _layouts(share=0.6, n=500)["walls"]
     expected = [_reachable(town) == 25 for town in walls]

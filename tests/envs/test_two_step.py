@@ -335,6 +335,12 @@ def test_keywords_out_of_range_are_refused_by_name(keywords):
         TwoStep(**keywords)
 
 
+@pytest.mark.parametrize("num_episodes", [0, -1, 2.5, "2", True])
+def test_a_trial_has_a_whole_number_of_episodes(num_episodes):
+    with pytest.raises(ConfigError, match=r"num_episodes=.* accepted is an integer in"):
+        TwoStep().bayes_return(num_episodes)
+
+
 # --- pictures ------------------------------------------------------------------------------------------------------
 
 

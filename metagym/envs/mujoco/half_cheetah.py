@@ -116,9 +116,9 @@ class HalfCheetahDir(_HalfCheetah[CheetahDirectionParams]):
     `maml_rl/envs/mujoco/half_cheetah.py`. ProMP: Rothfuss et al. 2019; jonasrothfuss/ProMP,
     `half_cheetah_rand_direc.py`. The body: Farama-Foundation/Gymnasium, `half_cheetah_v5.py`.
 
-    Differs: on Gymnasium's version 5 of the model, observations and start, with its control cost. MAML's code observes
-    the position of the torso as well, x included, and draws its two directions from a speed that it compares with 1.
-    Actions are clipped before they are paid for.
+    Differs: on Gymnasium's version 5 of the model, observations and start, with its control cost. MAML's code and
+    variBAD's observe the position of the torso as well, x included. MAML's draws its two directions from a speed that
+    it compares with 1. Actions are clipped before they are paid for.
 
     ## Version History
 
@@ -228,9 +228,10 @@ class HalfCheetahVel(_HalfCheetah[CheetahVelocityParams]):
     jonasrothfuss/ProMP, `half_cheetah_rand_vel.py`. PEARL: Rakelly et al. 2019; katerakelly/oyster,
     `rlkit/envs/half_cheetah_vel.py`. The body: Farama-Foundation/Gymnasium, `half_cheetah_v5.py`.
 
-    Differs: on Gymnasium's version 5 of the model, observations and start, with its control cost. PEARL's code says
-    [0, 2], draws from [0, 3], and seeds NumPy's global generator to do so; it keeps a finite set of speeds, where they
-    are drawn afresh here. Actions are clipped before they are paid for.
+    Differs: on Gymnasium's version 5 of the model, observations and start, with its control cost. MAML's code and
+    variBAD's observe the position of the torso as well, x included. PEARL's code says [0, 2], draws from [0, 3], and
+    seeds NumPy's global generator to do so; it keeps a finite set of speeds, where they are drawn afresh here. Actions
+    are clipped before they are paid for.
 
     ## Version History
 
