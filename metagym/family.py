@@ -35,7 +35,7 @@ class Params:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Names of the free parameters, in order of declaration."""
-        return _field_names(cls)
+        return _field_names(cls)  # type: ignore[arg-type]  # mypy takes the hash of instances for that of the class
 
     def columns(self) -> dict[str, Array]:
         """Name to column; the arrays themselves, not copies."""
