@@ -56,9 +56,10 @@ def _message(family: "ForeignFamily", task: Task, difference: str) -> str:
     said = f"with {fields} applied, {family.name} differs from a freshly built env: {difference}"
     stale = family.stale(task)
     if not stale:
+        derived = "what follows from the task and is no number is not up to date, which construct= prevents, or "
         return (
-            f"{said}; what one episode leaves behind reaches the next, which rebuild=True prevents, or the env is not "
-            "deterministic under its seed, which check=False accepts"
+            f"{said}; {derived if family.applies_always else ''}what one episode leaves behind reaches the next, which "
+            "rebuild=True prevents, or the env is not deterministic under its seed, which check=False accepts"
         )
     return f"{said}; not up to date are {'; '.join(stale)}: compute them again in refresh="
 

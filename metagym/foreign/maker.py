@@ -125,31 +125,26 @@ def info_schema_of(
     Args:
         env: an env, which is reset and stepped.
         success: the key that tells of success; None: "is_success", if there is such a key.
-        declared: more keys with values of their kind, for those that show up seldom.
+        declared: more keys with values of their kind, for those that show up seldom; the key of success may be one.
         seed: of the episode and its actions.
 
     Returns:
         Key to a zero of its dtype and shape, numbers alone; and the key of success, or None.
 
     Raises:
-        ConfigError: if a declared key is taken by metagym, or its value is no number.
+        ConfigError: if a declared key is taken by metagym, or its value is no number; or if no info has the key of
+            success.
     """
-    seen: dict[str, Array] = {}
-    infos = []
-    for key, value in declared.items():
-        zero = _zero(value)
-        if zero is None or _is_taken(key):
-            raise ConfigError(f"infos={{{key!r}: {value!r}}} is no number, or a key of metagym's or Gymnasium's own")
-        seen[key] = zero
-    infos.append(env.reset(seed=seed)[1])
-    env.action_space.seed(seed)
-    for _ in range(_PROBE_STEPS):
-        _, _, terminated, truncated, info = env.step(env.action_space.sample())
-        infos.append(info)
-        if terminated or truncated:
-            break
+    seen = _declared(success, declared)
+    infos = _random_infos(env, seed)
     if success is None and any("is_success" in info for info in infos):
         success = "is_success"
+    if not (success is None or success in declared or any(success in info for info in infos)):
+        keys = sorted({str(key) for info in infos for key in info})
+        raise ConfigError(
+            f"success={success!r} is a key of no info in {len(infos) - 1} random steps, which have {keys}; if it shows "
+            f"up seldom, pass infos={{{success!r}: False}}"
+        )
     for key, value in ((key, value) for info in infos for key, value in info.items() if not _is_taken(key)):
         zero = _zero(value)
         if zero is not None:
@@ -157,6 +152,28 @@ def info_schema_of(
             # A number that is whole at first may have a fraction later.
             seen[key] = first.astype(np.result_type(first, zero)) if first.shape == zero.shape else first
     return dict(sorted(seen.items())), success
+
+
+def _declared(success: str | None, declared: Mapping[str, Any]) -> dict[str, Array]:
+    zeros = {}
+    for key, value in declared.items():
+        zero = _zero(value)
+        if zero is None or (_is_taken(key) and key != success):
+            raise ConfigError(f"infos={{{key!r}: {value!r}}} is no number, or a key of metagym's or Gymnasium's own")
+        if not _is_taken(key):
+            zeros[key] = zero
+    return zeros
+
+
+def _random_infos(env: gym.Env[Any, Any], seed: int) -> list[dict[str, Any]]:
+    infos = [env.reset(seed=seed)[1]]
+    env.action_space.seed(seed)
+    for _ in range(_PROBE_STEPS):
+        _, _, terminated, truncated, info = env.step(env.action_space.sample())
+        infos.append(info)
+        if terminated or truncated:
+            break
+    return infos
 
 
 def _is_taken(key: Any) -> bool:

@@ -45,14 +45,18 @@ class SawyerEnv(gym.Env[Any, Any]):
         reward_function_version: "v1" or "v2".
 
     Raises:
+        DependencyNotInstalled: if Meta-World, or what it needs, is missing.
         ConfigError: if the installed Meta-World draws its vectors from elsewhere than metaworld 3.1.1.
     """
 
     def __init__(
         self, env_name: str, vector: Array, *, render_mode: str | None = None, reward_function_version: str = "v2"
     ) -> None:
-        # By name, since mypy need not know the package, which is optional.
-        kind = import_module("metaworld.env_dict").ALL_V3_ENVIRONMENTS[env_name]
+        try:
+            # By name, since mypy need not know the package, which is optional.
+            kind = import_module("metaworld.env_dict").ALL_V3_ENVIRONMENTS[env_name]
+        except ImportError as missing:
+            raise _not_installed() from missing
         self._sawyer = kind(render_mode=render_mode, reward_function_version=reward_function_version)
         drawn_from = self._sawyer._random_reset_space
         expected = CLASSES[env_name]
@@ -132,8 +136,7 @@ class MetaWorld(ForeignFamily):
     def __init__(
         self, name: str, train: tuple[str, ...], test: tuple[str, ...], *, reward_function_version: str = "v2"
     ) -> None:
-        if find_spec("metaworld") is None:
-            raise error.DependencyNotInstalled('Meta-World is missing: pip install "metagym-rl[metaworld]"')
+        _require_meta_world()
         if reward_function_version not in {"v1", "v2"}:
             raise ConfigError(f"reward_function_version={reward_function_version!r}; accepted are 'v1' and 'v2'")
         self.name, self.train, self.test = name, train, test
@@ -243,6 +246,20 @@ class MetaWorld(ForeignFamily):
             env.close()
         version = self._reward_function_version
         return SawyerEnv(name, vector, render_mode=render_mode, reward_function_version=version)
+
+
+def _require_meta_world() -> None:
+    # Found, not imported: that takes seconds.
+    try:
+        found = find_spec("metaworld")
+    except ImportError as broken:
+        raise _not_installed() from broken
+    if found is None or found.origin is None:  # a folder of that name has no origin
+        raise _not_installed()
+
+
+def _not_installed() -> error.DependencyNotInstalled:
+    return error.DependencyNotInstalled('Meta-World is missing: pip install "metagym-rl[metaworld]"')
 
 
 class ML1(MetaWorld):

@@ -121,7 +121,7 @@ class ParameterizedFamily(ForeignFamily):
         self.structural = tuple(fields)
         self.params_type = params_type(self.structural)
         self.task_space = spaces.Dict([(field, part.space) for field, part in fields.items()])
-        self._rebuild = rebuild
+        self._rebuild, self._given_length = rebuild, episode_length
         self.applies_always = strategy.applies_always or rebuild
         self._draws = {field: max(part.train.num_draws, part.of("ood").num_draws) for field, part in fields.items()}
         self.num_structure_draws = sum(self._draws.values())
@@ -199,6 +199,12 @@ class ParameterizedFamily(ForeignFamily):
                 f"with {self._values(fields)}, {self.name} observes {env.observation_space} and acts in "
                 f"{env.action_space}; the tasks of a family share {self.observation_space} and {self.action_space}"
             )
+        longest = episode_length_of(env, self._given_length)
+        if longest > self.episode_length:
+            raise ConfigError(
+                f"with {self._values(fields)}, episodes of {self.name} have up to {longest} steps, where those of the "
+                f"family are truncated after {self.episode_length}: pass episode_length="
+            )
 
     @override
     def reset_seed(self, fields: Mapping[str, Array], seed: int) -> int:
@@ -270,6 +276,11 @@ def parameterize(
         ConfigError: naming the argument and what is accepted.
     """
     recipe = {key: value for key, value in locals().items() if key not in {"id", "check"}}
+    _check_mappings(attributes=attributes, construct=construct, ood=ood, env_kwargs=env_kwargs, infos=infos)
+    if twice := sorted(set(construct or {}) & set(env_kwargs or {})):
+        raise ConfigError(f"construct= and env_kwargs= both give {twice}; what varies belongs into construct= alone")
+    if not (name is None or isinstance(name, str)):
+        raise ConfigError(f"name={name!r} is no text")
     given = {"attributes": attributes, "construct": construct, "layouts": layouts}
     chosen = [key for key, value in given.items() if value is not None]
     if len(chosen) != 1:
@@ -305,6 +316,12 @@ def parameterize(
 
 def _again(recipe: dict[str, Any]) -> ParameterizedFamily:
     return parameterize(**recipe, check=False)
+
+
+def _check_mappings(**given: Any) -> None:
+    for argument, value in given.items():
+        if not (value is None or isinstance(value, Mapping)):
+            raise ConfigError(f"{argument}={value!r} is no mapping, such as {{'gravity': (5.0, 15.0)}}")
 
 
 def _layouts(layouts: Any) -> Any:

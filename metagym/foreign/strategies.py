@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
@@ -216,6 +217,8 @@ def _assign(owner: Any, name: str, value: Any) -> None:
     current = getattr(owner, name)
     if callable(current) and not callable(value):
         raise ConfigError(f"{name!r} of {type(owner).__name__} is a method, not a number that a task could set")
+    if isinstance(current, Real) and not (value is None or isinstance(value, Real)):
+        raise ConfigError(f"attribute {name!r} is {current!r}, a number; the task's value is {value!r}")
     if isinstance(current, np.ndarray):
         value = np.array(value, dtype=current.dtype)
         if value.shape != current.shape:

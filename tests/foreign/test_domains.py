@@ -134,3 +134,9 @@ def test_no_choice_at_all_is_refused():
 def test_whole_numbers_become_floats_where_floats_are_asked_for():
     assert Choices(np.array([1, 2])).as_dtype(np.dtype(np.float64)).dtype == np.float64
     assert Choices(np.array([1, 2])).as_dtype(np.dtype(np.int64)).dtype == np.int64
+
+
+def test_the_uniform_between_two_ranges_belongs_to_the_second():
+    union = domain_of("x", [(0.0, 1.0), (5.0, 6.0)])
+
+    assert union.draw(np.array([[0.25, np.nextafter(0.5, 0.0)], [0.25, 0.5]])).tolist() == [0.25, 5.25]

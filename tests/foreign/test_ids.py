@@ -131,3 +131,25 @@ def test_sb3_makes_vector_envs_of_ids_and_of_makers_in_other_processes(family):
 def test_what_is_no_foreign_family_is_not_called(path):
     with pytest.raises(ConfigError, match=r"is no subclass of metagym\.foreign\.ForeignFamily"):
         gym.make("metaworld/ML1-v0", family=path)
+
+
+def test_metagym_and_its_other_families_work_without_the_extras():
+    code = """
+import sys, metagym, gymnasium
+from metagym.registry import family_ids
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"mujoco", "metaworld", "numba"}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Hidden())
+for env_id in [*family_ids(), "metaworld/ML1-v0"]:
+    try:
+        gymnasium.make(env_id, disable_env_checker=True).reset(seed=0)
+    except gymnasium.error.DependencyNotInstalled as missing:
+        assert 'pip install "metagym-rl[' in str(missing), missing
+        print(env_id)
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert {"MetaAntDir-v0", "MetaHopperParams-v0"} <= set(output)
+    assert not {"MetaCartPole-v0", "MetaLQR-v0", "MetaPointWalls-v0"} & set(output)

@@ -3,7 +3,9 @@
 import importlib.util
 import pickle
 import random
+import sys
 from functools import partial
+from importlib.machinery import ModuleSpec
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 
 import metagym
 from metagym.errors import ConfigError, TaskError
-from metagym.foreign.meta_world import ML1, ML10, ML45
+from metagym.foreign.meta_world import ML1, ML10, ML45, SawyerEnv
 from metagym.foreign.meta_world_classes import CLASSES, ML10_TEST, ML10_TRAIN, ML45_TEST, ML45_TRAIN
 from tests.parity import assert_parity, assert_same
 
@@ -260,3 +262,33 @@ def test_another_version_of_meta_world_is_noticed(monkeypatch):
 
     with pytest.raises(ConfigError, match=r"this version of Meta-World draws reach-v3 from"):
         ML1().make().reset(seed=0)
+
+
+class Hidden:
+    """Lets imports of some packages fail, as where they are broken."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ImportError(f"{name} is hidden")
+
+
+def test_a_broken_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [Hidden("metaworld"), *sys.meta_path])
+    for name in [name for name in sys.modules if name.split(".")[0] == "metaworld"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r'pip install "metagym-rl\[metaworld\]"'):
+        ML1()
+    with pytest.raises(gym.error.DependencyNotInstalled, match=r'pip install "metagym-rl\[metaworld\]"'):
+        SawyerEnv("reach-v3", np.zeros(6))
+
+
+def test_a_folder_of_that_name_is_no_meta_world(monkeypatch, tmp_path):
+    (tmp_path / "metaworld").mkdir()
+    monkeypatch.setattr("metagym.foreign.meta_world.find_spec", lambda name: ModuleSpec(name, None))
+
+    with pytest.raises(gym.error.DependencyNotInstalled, match="Meta-World is missing"):
+        ML10()

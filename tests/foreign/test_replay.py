@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 import metagym
 from metagym.errors import ConfigError
 from metagym.foreign.replay import pack, unpack
-from metagym.foreign.world import World
+from metagym.foreign.world import World, accept
 from metagym.wrappers import RL2Context, Trial
 from tests.foreign.worlds import Walk, carts, switches, walks
 from tests.parity import MODES, assert_same
@@ -113,7 +113,7 @@ def test_worlds_in_the_middle_of_episodes_are_packed_beside_worlds_that_never_be
     task = family.distribution().sample(np.random.default_rng(0))
     worlds[1].begin(task, task.id, 5)
     for action in ([0, 1], [1, 2]):
-        worlds[1].step(worlds[1].accept(np.array(action)))
+        worlds[1].step(accept(family.action_space, np.array(action)))
     arrays = pack(worlds)
     twins = [World(family, None) for _ in range(3)]
     unpack(twins, family.params_of([task] * 3), [task.id] * 3, arrays)

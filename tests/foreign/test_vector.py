@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+import metagym
 from metagym.errors import ConfigError
-from tests.foreign.worlds import carts, switches, walks
+from tests.foreign.worlds import Walk, carts, switches, walks
 from tests.parity import MODES, assert_parity
 
 MAKERS = {"attributes": carts, "construction": walks, "several numbers": switches}
@@ -108,3 +109,38 @@ def test_closing_twice_is_no_error():
     env.reset(seed=0)
     env.close()
     env.close()
+
+
+def test_actions_out_of_a_box_are_clipped_in_every_row():
+    family = metagym.parameterize("MountainCarContinuous-v0", construct={"goal_velocity": [0.0, 0.01]})  # pays as asked
+    rewards = []
+    for push in (1.0, 50.0):
+        env, rows = family.make(), family.make_vec(2)
+        env.reset(seed=0)
+        rows.reset(seed=0)
+        rewards.append([env.step(np.array([push]))[1], *rows.step(np.array([[push], [-push]]))[1].tolist()])
+
+    assert rewards[0] == rewards[1]
+
+
+class Short(Walk):
+    """Cuts its episodes itself, after three steps."""
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward, terminated, _, info = super().step(0)
+        return observation, reward, terminated, self.steps == 3, info
+
+
+def test_an_episode_that_the_env_cuts_is_cut_at_that_step_alone():
+    family = metagym.parameterize(Short, construct={"slip": (0.0, 0.4)}, episode_length=9)
+    env = family.make_vec(2)
+    env.reset(seed=0)
+    cuts = [env.step(np.array([0, 1]))[3].tolist() for _ in range(9)]
+
+    # The step after a cut is the reset.
+    assert cuts == [[step in {2, 6}] * 2 for step in range(9)]

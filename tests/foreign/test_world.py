@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from gymnasium import error
+from gymnasium import error, spaces
 
+import metagym
 from metagym.errors import ConfigError
-from metagym.foreign.world import World, fit_info, seed_of
-from tests.foreign.worlds import carts, switches, walks
+from metagym.foreign.world import World, accept, fit_info, seed_of
+from tests.foreign.worlds import Walk, carts, switches, walks
 
 
 def begun(family, seed=3):
@@ -65,11 +66,11 @@ def test_a_closed_world_opens_another_env():
 
 
 def test_actions_that_are_none_are_refused():
-    world, _ = begun(switches())
+    space = switches().action_space
 
     for wrong in ([0.5, 0.5], [2, 0], [0]):
         with pytest.raises(ConfigError, match="action must be in"):
-            world.accept(np.array(wrong))
+            accept(space, np.array(wrong))
 
 
 def test_infos_are_fitted_to_what_was_seen_first():
@@ -85,3 +86,42 @@ def test_infos_are_fitted_to_what_was_seen_first():
 def test_a_float_where_whole_numbers_were_is_no_number_to_cut():
     with pytest.raises(ConfigError, match=r"info\['n'\] is 0.75, and was a whole number before: pass infos="):
         fit_info({"n": np.zeros((), np.int64)}, {"n": 0.75})
+
+
+def test_numbers_of_a_box_are_clipped_into_it_one_by_one_or_in_rows():
+    space = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([0.5, 2.0], np.float32))
+    one, rows = accept(space, np.array([-3.0, 3.0])), accept(space, np.array([[0.25, -1.0], [9.0, 1.0]]))
+
+    assert (one.dtype, rows.dtype) == (np.float32, np.float32)
+    assert one.tolist() == [-1.0, 2.0]
+    assert rows.tolist() == [[0.25, 0.0], [0.5, 1.0]]
+
+
+class Fragile(Walk):
+    """Cannot be used once it was closed, and cannot be made for some tasks."""
+
+    def __init__(self, cells=6, slip=0.1, render_mode=None):
+        if cells == 5:
+            raise TypeError("five is not to be had")
+        super().__init__(cells, slip, render_mode)
+        self.is_closed = False
+
+    def reset(self, *, seed=None, options=None):
+        assert not self.is_closed
+        return super().reset(seed=seed)
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_after_a_task_that_no_env_could_be_made_for_the_task_before_it_is_played_in_a_new_env():
+    family = metagym.parameterize(Fragile, construct={"cells": [4, 5, 6, 7]}, episode_length=9)
+    env = family.make()
+    env.set_task({"cells": 4})
+    env.reset(seed=0)
+    env.set_task({"cells": 5})
+    with pytest.raises(ConfigError, match="five is not to be had"):
+        env.reset()
+    env.set_task({"cells": 4})
+
+    env.reset()
