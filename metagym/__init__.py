@@ -26,6 +26,7 @@ __all__ = [
     "TaskDistribution",
     "TaskEnv",
     "TaskError",
+    "TaskFamily",
     "TaskSet",
     "TaskVectorEnv",
     "make_family",

@@ -25,7 +25,7 @@ __all__ = ["AdaptationCurve", "StatisticName"]
 StatisticName: TypeAlias = Literal["mean", "iqm"]
 _STATISTICS: Mapping[str, Statistic] = {"mean": mean, "iqm": iqm}
 _FORMAT = "metagym.AdaptationCurve/1"
-_ARRAYS = ("scores", "task_ids", "random", "optimal")
+_ARRAYS = ("scores", "task_ids", "random", "optimal", "bayes")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,7 +34,8 @@ class AdaptationCurve:
 
     Entry e of a learner with memory is the return of episode e of a trial, after e episodes of experience;
     entry e of a learner that adapts by gradient is the return after adapting with a budget of e episodes.
-    Both start at the return without any experience of the task.
+    Both start at the return without any experience of the task, unless other `budgets` were asked for: `experience`
+    says what each entry had.
 
     Successes are 0 or 1, and their interquartile mean is 1 as soon as three quarters of them are: read `mean`
     too.
@@ -49,6 +50,9 @@ class AdaptationCurve:
         random: expected return of one episode of uniformly random actions, (K,).
         optimal: expected return of one episode for an agent that knows the task, (K,); None if unknown.
         settings: how the scores were made (seed, action selection, ...): JSON values.
+        bayes: expected return at each entry for the agent that knows the whole training distribution, but not the
+            task, and maximises the return of the trial, (E,); None where the family cannot compute it or the tasks
+            are others. It is an expectation over all tasks, not over these K.
     """
 
     scores: Float
@@ -59,6 +63,7 @@ class AdaptationCurve:
     random: Float
     optimal: Float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    bayes: Float | None = None
 
     def __post_init__(self) -> None:
         scores = np.array(self.scores, dtype=np.float64)
@@ -69,17 +74,21 @@ class AdaptationCurve:
             "task_ids": np.array(self.task_ids, dtype=np.int64),
             "random": np.array(self.random, dtype=np.float64),
             "optimal": None if self.optimal is None else np.array(self.optimal, dtype=np.float64),
+            "bayes": None if self.bayes is None else np.array(self.bayes, dtype=np.float64),
         }
         for name, column in columns.items():
             if column is None:
                 continue
-            if name != "scores" and column.shape != scores.shape[1:2]:
-                raise ConfigError(f"{name} must have shape {scores.shape[1:2]}, got {column.shape}")
+            expected = scores.shape if name == "scores" else scores.shape[2:] if name == "bayes" else scores.shape[1:2]
+            if column.shape != expected:
+                raise ConfigError(f"{name} must have shape {expected}, got {column.shape}")
             if not np.isfinite(column).all():
                 raise ConfigError(f"{name} of {self.name} must be finite, got NaN or infinite values")
             column.setflags(write=False)
             object.__setattr__(self, name, column)
         object.__setattr__(self, "settings", dict(self.settings))
+        if self.experience.shape != scores.shape[2:]:
+            raise ConfigError(f"{self.experience.size} budgets do not fit {scores.shape[2]} entries")
 
     @property
     def num_runs(self) -> int:
@@ -95,6 +104,16 @@ class AdaptationCurve:
     def num_episodes(self) -> int:
         """Episodes, E."""
         return int(self.scores.shape[2])
+
+    @property
+    def experience(self) -> Int:
+        """What was had of the task before each entry, in units of `unit`, (E,): 0 .. E - 1 unless asked otherwise."""
+        return np.array(self.settings.get("budgets", range(self.num_episodes)), dtype=np.int64)
+
+    @property
+    def unit(self) -> str:
+        """What `experience` counts: "episodes", or "gradient steps" of learners that adapt by those."""
+        return str(self.settings.get("budget_unit", "episodes"))
 
     @property
     def iqm(self) -> Float:
@@ -145,6 +164,7 @@ class AdaptationCurve:
             scores=(self.scores - self.random[:, None]) / scale,
             random=np.zeros_like(self.random),
             optimal=(self.optimal - self.random) / scale,
+            bayes=None if self.bayes is None else (self.bayes - self.random.mean()) / scale,
             settings={**self.settings, "normalized": True},
         )
 
@@ -181,6 +201,7 @@ class AdaptationCurve:
             "trial_mean": float(average.sum()),
             "random": float(self.random.mean()),
             "optimal": None if self.optimal is None else float(self.optimal.mean()),
+            "bayes": None if self.bayes is None else self.bayes.tolist(),
             "settings": dict(self.settings),
         }
 
@@ -190,6 +211,8 @@ class AdaptationCurve:
         limits = f"random={self.random.mean():.3g}"
         if self.optimal is not None:
             limits += f", optimal={self.optimal.mean():.3g}"
+        if self.bayes is not None:
+            limits += f", bayes=[{', '.join(f'{value:.3g}' for value in self.bayes)}]"
         return (
             f"AdaptationCurve({self.name!r} on {self.env_id}, split={self.split!r}, "
             f"{self.num_runs} run(s) x {self.num_tasks} tasks x {self.num_episodes} episodes, "

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -28,12 +29,17 @@ __all__ = [
     "LearnerState",
     "OptimizerMode",
     "average",
+    "flatten_moments",
     "flatten_state",
     "generator_state",
     "get_rng_state",
+    "live_optimizers",
+    "live_tensors",
+    "load_moments",
     "load_state",
     "preserved_rng",
     "reset_running_state",
+    "restore_tensors",
     "set_generator_state",
     "set_rng_state",
 ]
@@ -66,6 +72,22 @@ def _parts(model: BaseAlgorithm) -> tuple[dict[str, th.Tensor], dict[str, th.opt
     return tensors, optimizers
 
 
+def live_tensors(model: BaseAlgorithm) -> dict[str, th.Tensor]:
+    """Every tensor that learning changes, once each, by name: the learner's own, not copies."""
+    return _parts(model)[0]
+
+
+def live_optimizers(model: BaseAlgorithm) -> dict[str, th.optim.Optimizer]:
+    """The learner's optimisers, by name."""
+    return _parts(model)[1]
+
+
+def restore_tensors(model: BaseAlgorithm, values: Mapping[str, th.Tensor]) -> None:
+    """Put some tensors back into a learner, in place; the others, and the optimisers, stay."""
+    live = _parts(model)[0]
+    _overwrite(model, {name: live[name] for name in values}, values)
+
+
 def _overwrite(model: BaseAlgorithm, live: Mapping[str, th.Tensor], values: Mapping[str, th.Tensor]) -> None:
     # In place, and through names resolved just now: TRPO and ARS rebind ``param.data``, and DQN, SAC, TD3 and TQC hold
     # references to their batch-norm statistics.
@@ -91,8 +113,12 @@ class LearnerState:
     optimizers: dict[str, dict[str, Any]]
 
     @classmethod
-    def capture(cls, model: BaseAlgorithm) -> Self:
+    def capture(cls, model: BaseAlgorithm, *, moments: bool = True) -> Self:
         """Copy the state of any learner of Stable-Baselines3 or its contrib package.
+
+        Args:
+            model: the learner.
+            moments: copy the optimisers too; without them the state cannot be restored with ``"snapshot"``.
 
         Raises:
             ConfigError: if the learner is not built on PyTorch (SBX).
@@ -100,7 +126,7 @@ class LearnerState:
         tensors, optimizers = _parts(model)
         return cls(
             {name: tensor.detach().clone() for name, tensor in tensors.items()},
-            {name: copy.deepcopy(optimizer.state_dict()) for name, optimizer in optimizers.items()},
+            {name: copy.deepcopy(part.state_dict()) for name, part in optimizers.items()} if moments else {},
         )
 
     def restore(self, model: BaseAlgorithm, *, optimizer: OptimizerMode = "fresh") -> None:
@@ -135,13 +161,14 @@ class LearnerState:
     def lerp_(self, other: "LearnerState", fraction: float) -> Self:
         """Move towards another state: ``self + fraction * (other - self)``, in place.
 
-        Floating-point tensors interpolate; integers (batch counters) are taken from `other`; optimisers stay.
+        Floating-point tensors interpolate; integers (batch counters) are taken from `other`; optimisers stay. What is
+        equal in both stays as it is, infinite constants such as masks too.
         """
         for name, tensor in self.tensors.items():
-            if tensor.is_floating_point():
-                tensor.lerp_(other.tensors[name], fraction)
-            else:
+            if not tensor.is_floating_point():
                 tensor.copy_(other.tensors[name])
+            elif not th.equal(tensor, other.tensors[name]):
+                tensor.lerp_(other.tensors[name], fraction)
         return self
 
     def add_(self, other: "LearnerState") -> Self:
@@ -185,13 +212,33 @@ def flatten_state(model: BaseAlgorithm) -> dict[str, Array]:
     tensors, optimizers = _parts(model)
     arrays = {f"tensor/{name}": _to_numpy(tensor) for name, tensor in tensors.items()}
     for name, optimizer in optimizers.items():
-        for index, moments in optimizer.state_dict()["state"].items():
-            for key, value in moments.items():
-                if isinstance(value, th.Tensor):
-                    arrays[f"optimizer/{name}/{index}/{key}"] = _to_numpy(value)
-                elif value is not None:
-                    arrays[f"number/{name}/{index}/{key}"] = np.array(value)
+        arrays |= flatten_moments(name, optimizer)
     return arrays
+
+
+def flatten_moments(name: str, optimizer: th.optim.Optimizer) -> dict[str, Array]:
+    """What an optimiser remembers of its steps, as arrays named like those of `flatten_state`."""
+    arrays: dict[str, Array] = {}
+    for index, moments in optimizer.state_dict()["state"].items():
+        for key, value in moments.items():
+            if isinstance(value, th.Tensor):
+                arrays[f"optimizer/{name}/{index}/{key}"] = _to_numpy(value)
+            elif value is not None:
+                arrays[f"number/{name}/{index}/{key}"] = np.array(value)
+    return arrays
+
+
+def load_moments(name: str, optimizer: th.optim.Optimizer, arrays: Mapping[str, Array]) -> None:
+    """Put back what `flatten_moments` returned; other arrays are ignored.
+
+    Raises:
+        CheckpointError: if a moment has no parameter, or another shape.
+    """
+    _put_moments(optimizer, _read_moments(name, optimizer, arrays))
+
+
+def _put_moments(optimizer: th.optim.Optimizer, state: Mapping[int, Any]) -> None:
+    optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def load_state(model: BaseAlgorithm, arrays: Mapping[str, Array]) -> None:
@@ -209,7 +256,7 @@ def load_state(model: BaseAlgorithm, arrays: Mapping[str, Array]) -> None:
     states = {name: _read_moments(name, optimizer, arrays) for name, optimizer in optimizers.items()}
     _overwrite(model, live, values)
     for name, optimizer in optimizers.items():
-        optimizer.load_state_dict({"state": states[name], "param_groups": optimizer.state_dict()["param_groups"]})
+        _put_moments(optimizer, states[name])
 
 
 def _to_numpy(tensor: th.Tensor) -> Array:
@@ -245,14 +292,12 @@ def reset_running_state(model: BaseAlgorithm) -> None:
     """Forget what a learner carries from one task to the next besides what it has learnt.
 
     Empties replay buffers (those of HER too), restarts update counters and with them the phase of delayed updates,
-    sets the target networks of DQN and QR-DQN to the online ones, restarts exploration and action noise. Call it
-    after the learner's parameters are set.
+    sets the target networks of DQN and QR-DQN to the online ones, restarts exploration and action noise, and zeroes
+    recurrent memories. Call it after the learner's parameters are set.
     """
     _empty_replay_buffer(getattr(model, "replay_buffer", None))
     state = vars(model)
-    for counter in ("_n_updates", "_n_calls"):
-        if counter in state:
-            state[counter] = 0
+    state.update((counter, 0) for counter in ("_n_updates", "_n_calls") if counter in state)
     for online, target in (("q_net", "q_net_target"), ("quantile_net", "quantile_net_target")):
         if target in state:
             state[target].load_state_dict(state[online].state_dict())
@@ -260,6 +305,9 @@ def reset_running_state(model: BaseAlgorithm) -> None:
         state["exploration_rate"] = state["exploration_schedule"](1.0)
     if model.action_noise is not None:
         model.action_noise.reset()
+    # Masked at a run's start by a product with zero, which would not forget what is not finite.
+    for tensor in chain.from_iterable(state.get("_last_lstm_states") or ()):
+        tensor.zero_()
 
 
 def _empty_replay_buffer(buffer: BaseBuffer | None) -> None:

@@ -67,6 +67,18 @@ class Curve(Protocol):
         """Expected return of the known-task optimum, (K,)."""
 
     @property
+    def bayes(self) -> Float | None:
+        """Expected return of the Bayes-optimal agent at each entry, (E,)."""
+
+    @property
+    def experience(self) -> Array:
+        """What was had of the task before each entry, (E,)."""
+
+    @property
+    def unit(self) -> str:
+        """What `experience` counts."""
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """How the scores were made."""
 
@@ -80,7 +92,10 @@ class Curve(Protocol):
 def plot_adaptation(
     curves: Sequence[Curve], *, ax: Axes | None = None, statistic: StatisticName = "mean", title: str | None = None
 ) -> Figure:
-    """Return against episode, with 95 % intervals and the returns of random and of optimal behaviour.
+    """Return against episode, with 95 % intervals and the returns of random, optimal and Bayes-optimal behaviour.
+
+    Learners that adapt by gradient steps are drawn against those. An entry after a budget of b episodes stands where
+    episode b + 1 of a trial does, which also has b episodes behind it.
 
     Args:
         curves: one or more, on the same tasks.
@@ -92,8 +107,8 @@ def plot_adaptation(
         The figure.
 
     Raises:
-        ConfigError: if there is no curve, the curves are on different tasks or scales, or `statistic` is
-        unknown.
+        ConfigError: if there is no curve, the curves are on different tasks or scales, some count episodes and
+            others gradient steps, or `statistic` is unknown.
     """
     first = _check_comparable(curves, statistic)
     axes = _new_axes() if ax is None else ax
@@ -101,7 +116,7 @@ def plot_adaptation(
     for index, curve in enumerate(curves):
         center = curve.center(statistic)
         low, high = curve.interval(statistic)
-        color, episodes = COLORS[index % len(COLORS)], np.arange(1, len(center) + 1)
+        color, episodes = COLORS[index % len(COLORS)], _places(curve)
         if np.isfinite(low).all():
             axes.fill_between(episodes, low, high, color=color, alpha=0.16, linewidth=0, zorder=2)
             if len(center) == 1:
@@ -114,16 +129,9 @@ def plot_adaptation(
             markeredgecolor="white", markeredgewidth=1.0, label=curve.name, zorder=4,
         )  # fmt: skip
         ends.append((float(center[-1]), curve.name, color))
-    longest = max(curve.scores.shape[2] for curve in curves)
-    axes.set_xlim(1 - 0.03 * max(longest - 1, 1), longest + 0.03 * max(longest - 1, 1))
-    references = [("random", first.random, (0, (1, 1.8)))]
-    if first.optimal is not None:
-        references.append(("optimal", first.optimal, (0, (6, 3))))
-    for name, column, dashes in references:
-        level = float(np.mean(column))
-        axes.axhline(level, color=_MUTED, linewidth=1.3, linestyle=dashes, zorder=1)
-        ends.append((level, name, _MUTED))
-    axes.set_xlabel("episode of the task")
+    _set_range(axes, curves)
+    ends += _draw_limits(axes, curves)
+    axes.set_xlabel("episode of the task" if first.unit == "episodes" else f"{first.unit} on the task")
     axes.set_ylabel(_return_label(curves, statistic))
     axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     _dress(axes, _default_title(curves) if title is None else title)
@@ -214,7 +222,38 @@ def _check_comparable(curves: Sequence[Curve], statistic: StatisticName) -> Curv
             raise ConfigError(f"{curve.name!r} and {first.name!r} were evaluated on different tasks")
         if curve.settings.get("normalized") != first.settings.get("normalized"):
             raise ConfigError(f"of {curve.name!r} and {first.name!r} only one is normalized")
+        if curve.unit != first.unit:
+            raise ConfigError(f"{curve.name!r} counts {curve.unit}, {first.name!r} {first.unit}: draw them apart")
     return first
+
+
+def _places(curve: Curve) -> Array:
+    """Where the entries of a curve stand on the horizontal axis, (E,): the first episode is number 1."""
+    return curve.experience + 1 if curve.unit == "episodes" else curve.experience
+
+
+def _set_range(axes: Axes, curves: Sequence[Curve]) -> None:
+    first = 1 if curves[0].unit == "episodes" else 0
+    last = max(int(_places(curve)[-1]) for curve in curves)
+    margin = 0.03 * max(last - first, 1)
+    axes.set_xlim(first - margin, last + margin)
+
+
+def _draw_limits(axes: Axes, curves: Sequence[Curve]) -> list[tuple[float, str, str]]:
+    """Draw what random, optimal and Bayes-optimal behaviour return; where each line ends, with its name and colour."""
+    first, ends = curves[0], []
+    references = [("random", first.random, (0, (1, 1.8)))]
+    if first.optimal is not None:
+        references.append(("optimal", first.optimal, (0, (6, 3))))
+    for name, column, dashes in references:
+        level = float(np.mean(column))
+        axes.axhline(level, color=_MUTED, linewidth=1.3, linestyle=dashes, zorder=1)
+        ends.append((level, name, _MUTED))
+    known = next((curve for curve in curves if curve.bayes is not None), None)
+    if known is not None and known.bayes is not None:
+        axes.plot(_places(known), known.bayes, color=_MUTED, linewidth=1.5, linestyle=(0, (4, 1.5, 1, 1.5)), zorder=1)
+        ends.append((float(known.bayes[-1]), "Bayes", _MUTED))
+    return ends
 
 
 def _new_axes() -> Axes:

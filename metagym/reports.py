@@ -23,39 +23,54 @@ def adaptation_table(curves: Sequence[AdaptationCurve], *, title: str | None = N
     """Mean return in each episode with its 95 % interval, a column a method, beside random and the optimum.
 
     Args:
-        curves: at least one; all of the same tasks and number of episodes.
+        curves: at least one; all of the same tasks and with the same experience at each entry.
         title: above the table; by default what was played.
+
+    Raises:
+        ConfigError: if entries of one curve had other experience than those of another.
     """
     first = curves[0]
+    for curve in curves[1:]:
+        if curve.unit != first.unit or not np.array_equal(curve.experience, first.experience):
+            raise ConfigError(
+                f"{curve.name!r} was measured after {curve.experience.tolist()} {curve.unit}, {first.name!r} after "
+                f"{first.experience.tolist()} {first.unit}: give `evaluate` the same budgets"
+            )
     played = (
         f"{first.env_id}, split {first.split}: {first.num_tasks} tasks, {first.num_runs} run(s); mean return [95 % CI]"
     )
     adapted = first.settings.get("kind") == "gradient"
-    heading = "after episodes" if adapted else "episode"
+    heading = f"after {first.unit}" if adapted else "episode"
     table = Table(heading, *(curve.name for curve in curves), "random", title=title or played, title_justify="left")
     if first.optimal is not None:
         table.add_column("optimum")
+    bayes = next((curve.bayes for curve in curves if curve.bayes is not None), None)
+    if bayes is not None:
+        table.add_column("Bayes")
     intervals = [curve.interval("mean") for curve in curves]
     for episode in _episodes_shown(first.num_episodes):
         cells = [
             f"{curve.mean[episode]:.2f} [{low[episode]:.2f}, {high[episode]:.2f}]"
             for curve, (low, high) in zip(curves, intervals, strict=True)
         ]
-        limits = [first.random] if first.optimal is None else [first.random, first.optimal]
-        table.add_row(str(episode if adapted else episode + 1), *cells, *(f"{limit.mean():.2f}" for limit in limits))
+        limits = [first.random, first.optimal, None if bayes is None else bayes[episode]]
+        shown = [f"{np.mean(limit):.2f}" for limit in limits if limit is not None]
+        table.add_row(str(first.experience[episode] + (not adapted)), *cells, *shown)
     if first.optimal is not None and first.optimal.mean() > first.random.mean():
         table.add_section()
-        table.add_row(*_last_row(curves))
+        table.add_row(*_last_row(curves, None if bayes is None else float(bayes[-1])))
     return table
 
 
-def _last_row(curves: Sequence[AdaptationCurve]) -> list[str]:
+def _last_row(curves: Sequence[AdaptationCurve], bayes: float | None) -> list[str]:
     """Where the last episode stands: of the optimum, or from random to optimum where returns are negative."""
+    low, high = float(curves[0].random.mean()), float(curves[0].optimal.mean())  # type: ignore[union-attr]
     if share_of_optimum(curves[0]) != "-":
-        random = curves[0].random.mean() / curves[0].optimal.mean()  # type: ignore[union-attr]
-        return ["of optimum", *(share_of_optimum(curve) for curve in curves), f"{100 * random:.0f} %", "100 %"]
+        last = [] if bayes is None else [f"{100 * bayes / high:.0f} %"]
+        return ["of optimum", *map(share_of_optimum, curves), f"{100 * low / high:.0f} %", "100 %", *last]
+    last = [] if bayes is None else [f"{100 * (bayes - low) / (high - low):.0f} %"]
     shares = [f"{100 * curve.normalized().mean[-1]:.0f} %" for curve in curves]
-    return ["random to optimum", *shares, "0 %", "100 %"]
+    return ["random to optimum", *shares, "0 %", "100 %", *last]
 
 
 def _episodes_shown(num_episodes: int) -> list[int]:

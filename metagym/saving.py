@@ -95,7 +95,7 @@ def read_archive(path: str | Path) -> tuple[dict[str, Json], dict[str, Array]]:
     Raises:
         CheckpointError: if there is no such file, or it is damaged, or not a metagym checkpoint.
     """
-    path = Path(path) if Path(path).exists() else archive_path(path)
+    path = Path(path) if Path(path).is_file() else archive_path(path)
     try:
         with path.open("rb") as file:
             text, blob = _members(path, file)

@@ -151,3 +151,11 @@ def test_damaged_scores_are_refused(changes, message):
 def test_unknown_statistic_is_refused():
     with pytest.raises(ConfigError, match="'median'"):
         curve().center("median")
+
+
+def test_the_bayes_optimum_and_the_budgets_have_one_number_for_each_entry():
+    assert curve(bayes=[0.5, 1.0]).bayes.tolist() == [0.5, 1.0]
+    with pytest.raises(ConfigError, match=r"bayes must have shape \(2,\), got \(3,\)"):
+        curve(bayes=[0.5, 1.0, 1.5])
+    with pytest.raises(ConfigError, match="3 budgets do not fit 2 entries"):
+        curve(settings={"budgets": [0, 1, 2]})

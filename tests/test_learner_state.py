@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import ARS, QRDQN, TRPO, CrossQ, RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3, HerReplayBuffer
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
@@ -41,6 +41,8 @@ KWARGS = {
     QRDQN: OFF_POLICY,
     SAC: OFF_POLICY,
     TD3: OFF_POLICY,
+    DDPG: OFF_POLICY,
+    TQC: OFF_POLICY,
     CrossQ: OFF_POLICY,
 }
 LEARNERS = list(KWARGS)

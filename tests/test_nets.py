@@ -57,10 +57,9 @@ def step_by_step(policy, trial, actions):
     state = policy.zero_state(1)
     values, log_probs = [], []
     for observation, action in zip(trial, actions, strict=True):
-        latent_pi, latent_vf, state = policy._remember(observation[None], state, None)
-        distribution = policy._get_action_dist_from_latent(latent_pi)
-        values.append(policy.value_net(latent_vf)[0, 0])
-        log_probs.append(distribution.log_prob(action[None])[0])
+        outputs, state = policy._remember(observation[None], state, None)
+        values.append(policy._values(outputs, None)[0, 0])
+        log_probs.append(policy._act(outputs).log_prob(action[None])[0])
     return th.stack(values), th.stack(log_probs)
 
 
@@ -96,6 +95,50 @@ def test_gradients_are_those_of_a_loop_over_trials(kwargs):
     assert any("rnn" in name for name in fused)
     for name, gradient in fused.items():
         th.testing.assert_close(gradient, policy.get_parameter(name).grad, atol=1e-4, rtol=1e-4)
+
+
+class Plain(nn.Module):
+    """The same policy of PyTorch's own modules, which reads one trial at a time."""
+
+    def __init__(self, rnn_type, layers, share):
+        super().__init__()
+        kind = nn.GRU if rnn_type == "gru" else nn.LSTM
+        self.rnn = kind(WIDTH, 8, layers)
+        self.vf_rnn = self.rnn if share else kind(WIDTH, 8, layers)
+        self.action_net, self.value_net = nn.Linear(8, 3), nn.Linear(8, 1)
+
+    def forward(self, trial):
+        logits = self.action_net(self.rnn(trial[:, None])[0][:, 0])
+        return self.value_net(self.vf_rnn(trial[:, None])[0][:, 0])[:, 0], logits.log_softmax(dim=1)
+
+
+@pytest.mark.parametrize("rnn_type", ["gru", "lstm"])
+@pytest.mark.parametrize("share", [True, False], ids=["shared critic", "separate critic"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("lengths", [LENGTHS, [9, 8, 3, 3, 2, 1], [5, 5, 5]])
+def test_values_log_probabilities_and_gradients_are_those_of_plain_torch(rnn_type, share, layers, lengths):
+    policy = make_policy(rnn_type=rnn_type, n_rnn_layers=layers, share_features_extractor=share)
+    plain = Plain(rnn_type, layers, share)
+    own = {name.replace(".rnn.", "."): value for name, value in policy.state_dict().items()}
+    copied = plain.load_state_dict({name: own[name if name in own else name[3:]] for name in plain.state_dict()})
+    assert not copied.missing_keys
+    trials = trials_of(lengths)
+    actions = [th.arange(length) % 3 for length in lengths]
+    values, log_probs, entropy = policy.evaluate_actions(pack(trials), pack([a[:, None] for a in actions]).data[:, 0])
+    (values.square().mean() + (log_probs * log_probs.detach().cos()).mean() + entropy.mean()).backward()
+    alone = [plain(trial) for trial in trials]
+    expected_values = pack([one[:, None] for one, _ in alone]).data[:, 0]
+    expected_all = pack([logs for _, logs in alone]).data
+    expected = expected_all.gather(1, pack([a[:, None] for a in actions]).data)[:, 0]
+    their_entropy = -(expected_all.exp() * expected_all).sum(dim=1)
+    (expected_values.square().mean() + (expected * expected.detach().cos()).mean() + their_entropy.mean()).backward()
+    th.testing.assert_close(values.flatten(), expected_values, atol=1e-6, rtol=1e-6)
+    th.testing.assert_close(log_probs, expected, atol=1e-6, rtol=1e-6)
+    gradients = {name.replace(".rnn.", "."): parameter.grad for name, parameter in policy.named_parameters()}
+    theirs = dict(plain.named_parameters())
+    assert gradients.keys() == theirs.keys()
+    for name, parameter in theirs.items():
+        th.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("batch_sizes", [BATCH_SIZES, (3,) * 5, (2,), (1, 1, 1)])
@@ -142,12 +185,33 @@ def test_blocks_of_rows_do_not_change_the_gradients(monkeypatch):
             th.testing.assert_close(first, second)
 
 
-def test_a_second_backward_pass_through_one_call_is_refused():
-    gru = nn.GRU(WIDTH, 8)
-    out = gru_sequence(th.randn(4, WIDTH), *gru.parameters(), (2, 2)).sum()
-    out.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="no second graph"):
-        out.backward()
+def test_a_second_backward_pass_gives_the_gradients_of_the_first():
+    th.manual_seed(6)
+    gru = nn.GRU(WIDTH, 8).double()
+    inputs = th.randn(sum(BATCH_SIZES), WIDTH, dtype=th.float64, requires_grad=True)
+    arguments = [inputs, *gru.parameters()]
+    loss = gru_sequence(*arguments, BATCH_SIZES).square().sum()
+    first, second, third = (th.autograd.grad(loss, arguments, retain_graph=True) for _ in range(3))
+    for one, *others in zip(first, second, third, strict=True):
+        for other in others:
+            th.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("frozen_inputs", [False, True])
+def test_gradients_of_gradients_are_those_of_torch(frozen_inputs):
+    th.manual_seed(7)
+    gru = nn.GRU(WIDTH, 8).double()
+    inputs = th.randn(sum(BATCH_SIZES), WIDTH, dtype=th.float64, requires_grad=not frozen_inputs)
+    wanted = [*gru.parameters()] if frozen_inputs else [inputs, *gru.parameters()]
+    weight = th.randn(sum(BATCH_SIZES), 8, dtype=th.float64)
+
+    def curvature(states):
+        slopes = th.autograd.grad((states.square() * weight).sum(), wanted, create_graph=True)
+        return th.autograd.grad(sum((slope**3).sum() for slope in slopes), wanted)
+
+    expected = curvature(gru(PackedSequence(inputs, th.tensor(BATCH_SIZES)))[0].data)
+    for one, other in zip(expected, curvature(gru_sequence(inputs, *gru.parameters(), BATCH_SIZES)), strict=True):
+        th.testing.assert_close(other, one)
 
 
 @pytest.mark.parametrize("rnn_type", ["gru", "lstm"])
@@ -254,9 +318,3 @@ def test_a_policy_saves_and_loads_by_itself(tmp_path):
 def test_memories_that_cannot_be_are_refused(kwargs, message):
     with pytest.raises(ConfigError, match=message):
         make_policy(**kwargs)
-
-
-def test_dict_observations_are_refused():
-    space = spaces.Dict({"a": spaces.Discrete(2)})
-    with pytest.raises(ConfigError, match="flatten them"):
-        TrialActorCriticPolicy(space, spaces.Discrete(2), lambda _: 1e-3)

@@ -145,3 +145,29 @@ def test_crowded_labels_are_spread_about_where_they_belong_and_keep_their_order(
 def test_plots_need_neither_pyplot_nor_a_display():
     code = "import sys, metagym.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_bayes_optimum_is_a_line_of_its_own_with_its_name():
+    bayes = np.linspace(0.4, 0.7, 5)
+    axes = plot_adaptation([curve(), curve("Other", bayes=bayes)]).axes[0]
+    (line,) = [line for line in axes.lines if np.array_equal(line.get_ydata(), bayes)]
+    assert line.get_xdata().tolist() == [1, 2, 3, 4, 5]
+    assert "Bayes" in texts(axes)
+    assert "Bayes" not in texts(plot_adaptation([curve()]).axes[0])
+
+
+def test_entries_of_budgets_stand_at_their_experience():
+    drawn = curve(num_episodes=3, settings={"budgets": [0, 2, 9]})
+    axes = plot_adaptation([drawn, curve("Other")]).axes[0]
+    assert axes.lines[0].get_xdata().tolist() == [1, 3, 10]
+    assert axes.get_xlim()[1] > 10
+    assert axes.get_xlabel() == "episode of the task"
+
+
+def test_gradient_steps_have_an_axis_of_their_own():
+    steps = curve(settings={"budget_unit": "gradient steps"})
+    axes = plot_adaptation([steps]).axes[0]
+    assert axes.lines[0].get_xdata().tolist() == [0, 1, 2, 3, 4]
+    assert axes.get_xlabel() == "gradient steps on the task"
+    with pytest.raises(ConfigError, match="counts episodes, 'Steps' gradient steps: draw them apart"):
+        plot_adaptation([curve("Steps", settings={"budget_unit": "gradient steps"}), curve()])

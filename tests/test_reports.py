@@ -10,7 +10,7 @@ from metagym.errors import ConfigError
 from metagym.reports import adaptation_table, draw, share_of_optimum
 
 
-def curve(scores, *, optimal=1.0, random=0.0, name="method", settings=None):
+def curve(scores, *, optimal=1.0, random=0.0, name="method", settings=None, bayes=None):
     num_tasks = np.shape(scores)[1]
     return AdaptationCurve(
         scores=np.asarray(scores, dtype=np.float64),
@@ -21,6 +21,7 @@ def curve(scores, *, optimal=1.0, random=0.0, name="method", settings=None):
         random=np.full(num_tasks, random),
         optimal=np.full(num_tasks, optimal),
         settings=settings or {},
+        bayes=bayes,
     )
 
 
@@ -81,3 +82,26 @@ def test_entries_of_a_learner_that_adapts_by_gradient_are_budgets():
     assert "after episodes" in text
     assert re.search(r"│ 0 +│ 0\.00 \[", text)
     assert re.search(r"│ 1 +│ 1\.00 \[", text)
+
+
+def test_the_bayes_optimum_has_a_column_where_it_is_known():
+    text = text_of(adaptation_table([curve([[[0.0, 1.0]]], bayes=[0.25, 0.75])]))
+    assert "Bayes" in text
+    assert re.search(r"│ 1 +│.*│ 1\.00 +│ 0\.25 +│", text)
+    assert re.search(r"of optimum.*│ 100 % +│ 75 %", text)
+    assert "Bayes" not in text_of(adaptation_table([curve([[[0.0, 1.0]]])]))
+
+
+def test_rows_of_budgets_are_named_by_their_experience():
+    settings = {"budgets": [0, 5, 20]}
+    after = text_of(adaptation_table([curve([[[0.0, 0.5, 1.0]]], settings={**settings, "kind": "gradient"})]))
+    played = text_of(adaptation_table([curve([[[0.0, 0.5, 1.0]]], settings=settings)]))
+    steps = {**settings, "kind": "gradient", "budget_unit": "gradient steps"}
+    assert re.findall(r"^│ (\d+) ", after, flags=re.MULTILINE) == ["0", "5", "20"]
+    assert re.findall(r"^│ (\d+) ", played, flags=re.MULTILINE) == ["1", "6", "21"]
+    assert "after gradient steps" in text_of(adaptation_table([curve([[[0.0, 0.5, 1.0]]], settings=steps)]))
+
+
+def test_curves_of_other_budgets_are_not_put_in_one_table():
+    with pytest.raises(ConfigError, match=r"after \[0, 1\] episodes, 'method' after \[0, 2\]"):
+        adaptation_table([curve([[[0.0, 1.0]]], settings={"budgets": [0, 2]}), curve([[[0.0, 1.0]]])])

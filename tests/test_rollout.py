@@ -2,24 +2,20 @@
 
 import os
 import signal
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv
 
 from metagym.errors import ConfigError
-from metagym.nets import TrialActorCriticPolicy
-from metagym.rollout import TrialBuffer, TrialRollouts, split_by_size, uninterrupted
+from metagym.rollout import TrialBuffer, split_by_size, uninterrupted
+from tests.rollout.rollout_setup import GAMMA, Counting, OurTRPO, TrialA2C, TrialPPO, Watch, make
 
-GAMMA, LAMBDA = 0.9, 0.8
+LAMBDA = 0.8
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,89 +24,6 @@ def one_thread():
     th.set_num_threads(1)
     yield
     th.set_num_threads(threads)
-
-
-class Counting(VecEnv):
-    """Row i's trials have the lengths `lengths[i]`, over and over; it observes [row, trial, step]."""
-
-    render_mode = None
-
-    def __init__(self, lengths, truncate=False):
-        super().__init__(len(lengths), spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Discrete(2))
-        self.lengths, self.truncate = lengths, truncate
-        self.resets = 0
-
-    def observe(self):
-        return np.stack([np.arange(self.num_envs), self.trial, self.time], axis=1).astype(np.float32)
-
-    def reset(self):
-        self.resets += 1
-        self.trial = np.zeros(self.num_envs, np.int64)
-        self.time = np.zeros(self.num_envs, np.int64)
-        return self.observe()
-
-    def step_async(self, actions):
-        self.actions = actions
-
-    def step_wait(self):
-        self.time += 1
-        rewards = 100.0 * self.trial + self.time
-        lengths = np.array([own[trial % len(own)] for own, trial in zip(self.lengths, self.trial, strict=True)])
-        dones = self.time >= lengths
-        infos = [{} for _ in range(self.num_envs)]
-        for row in np.flatnonzero(dones):
-            infos[row] = {"terminal_observation": self.observe()[row], "TimeLimit.truncated": self.truncate}
-        self.trial[dones] += 1
-        self.time[dones] = 0
-        return self.observe(), rewards, dones, infos
-
-    def close(self):
-        pass
-
-    def get_attr(self, attr_name, indices=None):
-        return [getattr(self, attr_name)] * self.num_envs
-
-    def set_attr(self, attr_name, value, indices=None):
-        raise NotImplementedError
-
-    def env_method(self, method_name, *args, indices=None, **kwargs):
-        raise NotImplementedError
-
-    def env_is_wrapped(self, wrapper_class, indices=None):
-        return [False] * self.num_envs
-
-
-class TrialPPO(TrialRollouts, PPO):
-    policy_aliases: ClassVar = {"MlpPolicy": TrialActorCriticPolicy}
-
-
-class TrialA2C(TrialRollouts, A2C):
-    policy_aliases: ClassVar = {"MlpPolicy": TrialActorCriticPolicy}
-
-
-class Watch(BaseCallback):
-    """Keeps what every rollout trains on, as {(row, trial): steps}."""
-
-    def __init__(self):
-        super().__init__()
-        self.rollouts = []
-
-    def _on_step(self):
-        return True
-
-    def _on_rollout_end(self):
-        seen = {}
-        for sample in self.model.rollout_buffer.get(None):
-            for row, trial, time in sample.observations.data.tolist():
-                seen.setdefault((int(row), int(trial)), []).append(int(time))
-        self.rollouts.append(seen)
-
-
-def make(env, learner=TrialPPO, **kwargs):
-    settings = {"n_steps": 4, "seed": 0, "policy_kwargs": {"rnn_hidden_size": 4}, "gamma": GAMMA}
-    if learner is TrialPPO:
-        settings |= {"batch_size": 4 * env.num_envs, "n_epochs": 2}
-    return learner("MlpPolicy", env, **settings | kwargs)
 
 
 def filled_buffer(lengths, n_steps, rewards=None):
@@ -186,7 +99,7 @@ def test_minibatches_hold_every_trial_once_and_in_step():
     buffer.compute_returns_and_advantage()
     seen = []
     for sample in buffer.get(12):
-        data, sizes = sample.observations
+        data, sizes, _ = sample.observations
         assert sum(sizes) == len(data) == len(sample.advantages)
         assert list(sizes) == sorted(sizes, reverse=True)
         start = 0
@@ -303,12 +216,12 @@ def test_truncated_trials_bootstrap_from_their_last_observation():
     policy = agents[0].policy
     state = policy.zero_state(1)
     for t in range(4):
-        _, _, state = policy._remember(observations[t : t + 1], state, None)
+        _, state = policy._remember(observations[t : t + 1], state, None)
     expected = rewards[0] + np.array([0, 0, 0, GAMMA * policy.value(observations[4:], state).item()])
     np.testing.assert_allclose(rewards[1], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("learner", [TrialPPO, TrialA2C])
+@pytest.mark.parametrize("learner", [TrialPPO, TrialA2C, OurTRPO])
 @pytest.mark.parametrize("rnn_type", ["gru", "lstm"])
 def test_sb3_trains_unchanged(learner, rnn_type):
     env = Counting([[4], [3, 6]])

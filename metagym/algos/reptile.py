@@ -11,10 +11,10 @@ Differs from the paper: a run on a task is counted in environment steps (`inner_
 as many updates as it does; the inner learner is any of Stable-Baselines3 (the paper's experiments are supervised);
 everything the learner learns moves (critics, target networks, entropy coefficients, running statistics), integers
 among it are copied; the inner optimiser starts afresh for each task unless ``inner_optimizer="carry"``, which is what
-the authors' code does.
+the authors' code does; line 6 may be the step of an optimiser on the gradient ``theta - mean(phi)``, as in its text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,25 +25,30 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger
-from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
 from tqdm import tqdm
 from typing_extensions import Self, override
 
 from metagym.algos.reptile_adapt import adapt_learner, make_learner
 from metagym.algos.reptile_checkpoint import load_agent, save_agent
-from metagym.algos.reptile_env import draw_tasks, give_task, require_env, task_vec_env
+from metagym.algos.reptile_env import give_task, require_env, task_vec_env
+from metagym.algos.reptile_frozen import check_prefixes, frozen_names
 from metagym.algos.reptile_inner import (
     check_counts,
     check_outer,
+    check_workers,
     find_learner_class,
     inner_arguments,
     reptile_arguments,
     require_constant_schedules,
+    require_support,
 )
-from metagym.algos.reptile_log import EpisodeReturns, log_progress, record_run, start_counting
+from metagym.algos.reptile_iteration import iterate, runs_of
+from metagym.algos.reptile_log import log_progress, start_counting
+from metagym.algos.reptile_normalize import Normalization, normalization_of
+from metagym.algos.reptile_outer import OuterStep, find_optimizer
 from metagym.errors import ConfigError
-from metagym.learner_state import LearnerState, OptimizerMode, reset_running_state, set_rng_state
+from metagym.learner_state import LearnerState, set_rng_state
 from metagym.types import Array
 
 __all__ = ["Reptile"]
@@ -54,8 +59,11 @@ class Reptile(BaseAlgorithm):
 
     The meta-parameters are the parameters of `learner`. `predict` acts with them, before any adaptation; `adapt`
     returns another learner that has learnt one task. Callbacks run once an iteration, when the meta-parameters are
-    installed, so that ``eval_freq`` and ``save_freq`` count iterations. If `learn` is interrupted (Ctrl-C), the
-    meta-parameters of the last complete iteration are put back before the exception goes on, and can be saved.
+    installed, so that ``eval_freq`` and ``save_freq`` count iterations. If `learn` is interrupted (Ctrl-C) or fails,
+    the meta-parameters of the last complete iteration are put back before the exception goes on, and can be saved.
+
+    Everything random in an iteration hangs on the seed and the iteration's number: its tasks, and the noise of each
+    run. `learn` leaves the process's random states as they are, and what callbacks draw changes nothing.
 
     Logged: ``meta/iterations``, ``meta/learning_rate``, ``meta/pre_adapt_return`` and ``meta/post_adapt_return``
     (mean return of the first and of the last episode that each row finishes on a task), ``rollout/ep_rew_mean``,
@@ -68,15 +76,24 @@ class Reptile(BaseAlgorithm):
         learner_class: the inner learner, any of SB3 and its contrib package, or its name.
         learning_rate: epsilon, the outer step size: a number, or a function of the fraction of training that remains.
             Runs of reinforcement learning are noisy: small steps such as 0.1, with several tasks an iteration, learn
-            more than 1.0, which goes all the way to the mean.
+            more than 1.0, which goes all the way to the mean. With an outer optimiser it is that one's ``lr``.
+        outer_optimizer: "sgd" is line 6 as it stands; or an optimiser class of torch, or its name, that steps on the
+            gradient ``theta - mean(phi)``. Running statistics become the mean of the runs' then.
+        outer_optimizer_kwargs: its keywords.
         inner_timesteps: environment steps on one task, over all rows together; rounded up to whole rollouts. Every row
             should play some episodes in it.
         meta_batch_size: n, tasks of one iteration.
         inner_optimizer: "fresh" starts every task with an optimiser without moments; "carry" hands them on from task
             to task.
+        frozen: prefixes of names of parameters that neither inner nor outer steps change, nor `adapt`, such as
+            ``["features_extractor"]``; names as in ``learner.policy.named_parameters()``, or "log_ent_coef".
+        n_workers: processes that play an iteration's tasks; 1 plays them here, one after the other, with the same
+            result to the bit if one PyTorch thread is used here as there. They start with `learn`, import the main
+            script again (guard it by ``if __name__ == "__main__":``), and make learners from `learner_kwargs`.
         learner_kwargs: keywords of `learner_class`. Where they do not say, defaults suit short runs: ``n_steps`` and
-            ``batch_size`` such that a run has four rollouts if SB3's own exceed it; off-policy ``learning_starts=0``,
-            ``buffer_size=inner_timesteps``, and a ``target_update_interval`` below the run's length.
+            ``batch_size`` such that a run has four rollouts if SB3's own exceed it; off-policy ``learning_starts=0``
+            (with hindsight SB3's own: it must exceed an episode of each row), ``buffer_size=inner_timesteps``, and a
+            ``target_update_interval`` below the run's length.
         n_envs: rows that play a task at the same time; 8 by default.
         env_kwargs: keywords of the family, with an id.
         split: part of the distribution that training tasks come from, with an id of metagym's.
@@ -93,7 +110,8 @@ class Reptile(BaseAlgorithm):
         num_timesteps: environment steps so far, of all rows and all tasks.
 
     Raises:
-        ConfigError: if an argument is out of range, the env has no tasks, or an inner schedule is not constant.
+        ConfigError: if an argument is out of range, the env has no tasks, the learner does not support its spaces, or
+            an inner schedule is not constant.
     """
 
     learner: BaseAlgorithm
@@ -107,7 +125,11 @@ class Reptile(BaseAlgorithm):
         learning_rate: float | Schedule = 1.0,
         inner_timesteps: int = 1024,
         meta_batch_size: int = 4,
+        outer_optimizer: str | type[th.optim.Optimizer] = "sgd",
+        outer_optimizer_kwargs: Mapping[str, Any] | None = None,
         inner_optimizer: Literal["fresh", "carry"] = "fresh",
+        frozen: Sequence[str] = (),
+        n_workers: int = 1,
         learner_kwargs: Mapping[str, Any] | None = None,
         n_envs: int | None = None,
         env_kwargs: dict[str, Any] | None = None,
@@ -123,6 +145,8 @@ class Reptile(BaseAlgorithm):
         self.learner_class = find_learner_class(learner_class)
         check_counts(inner_timesteps=inner_timesteps, meta_batch_size=meta_batch_size)
         check_outer(learning_rate, inner_optimizer)
+        check_workers(n_workers, inner_optimizer)
+        find_optimizer(outer_optimizer, outer_optimizer_kwargs)
         needs_env = env is not None or _init_setup_model
         super().__init__(
             policy,
@@ -139,10 +163,13 @@ class Reptile(BaseAlgorithm):
         self.policy_argument, self.learner_kwargs = policy, dict(learner_kwargs or {})
         self.inner_timesteps, self.meta_batch_size = inner_timesteps, meta_batch_size
         self.inner_optimizer: Literal["fresh", "carry"] = inner_optimizer
+        self.outer_optimizer, self.outer_optimizer_kwargs = outer_optimizer, dict(outer_optimizer_kwargs or {})
+        self.frozen, self.n_workers = check_prefixes(frozen), n_workers
         self.env_id = env if isinstance(env, str) else None
         self.env_kwargs, self.split = env_kwargs, split
         self._n_iterations = 0
         self._resumed_rng: dict[str, Array] | None = None
+        self._resumed_normalization: Normalization = Normalization()
         if _init_setup_model:
             self._setup_model()
 
@@ -179,14 +206,19 @@ class Reptile(BaseAlgorithm):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         if self.env is not None:
-            # Seeds take effect at a reset, and tasks are drawn before the first run's.
-            self.env.reset()
+            self.env.reset()  # seeds take effect at a reset
+        # Without a seed it hangs on the process's random state, as all of SB3 does.
+        self._entropy = int(np.random.randint(2**31 - 1)) if self.seed is None else self.seed  # noqa: NPY002
+        require_support(self.learner_class, self.env)
         self._inner_arguments = inner_arguments(
             self.learner_class, self.learner_kwargs, self.n_envs, self.inner_timesteps
         )
         self.learner = make_learner(self, self.env, self._inner_arguments)
         require_constant_schedules(self.learner)
         self.policy = self.learner.policy
+        self._frozen_names = frozen_names(self.learner, self.frozen)
+        optimizer_class = find_optimizer(self.outer_optimizer, self.outer_optimizer_kwargs)
+        self._outer = OuterStep(self.learner, optimizer_class, self.outer_optimizer_kwargs, self._frozen_names)
 
     @override
     def learn(
@@ -212,23 +244,25 @@ class Reptile(BaseAlgorithm):
             Itself.
 
         Raises:
-            ConfigError: if there is no env to learn in.
+            ConfigError: if there is no env to learn in, or none that can be sent to `n_workers`.
+            DivergenceError: if learning left numbers that are not finite.
         """
         env = require_env(self.env)
         total_timesteps, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name)
         bar = tqdm(total=total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
         callback.on_training_start(locals(), globals())
         try:
-            while self.num_timesteps < total_timesteps:  # 2
-                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-                callback.on_rollout_start()
-                dones = np.ones(self._iterate(env, bar), dtype=np.bool_)  # SB3's callbacks count episodes by it
-                callback.on_rollout_end()
-                if log_interval is not None and self._n_iterations % log_interval == 0:
-                    log_progress(self)
-                callback.update_locals(locals())
-                if not callback.on_step():
-                    break
+            with runs_of(self, env) as runs:
+                while self.num_timesteps < total_timesteps:  # 2
+                    self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                    callback.on_rollout_start()
+                    dones = np.ones(iterate(self, env, runs, bar), dtype=np.bool_)  # SB3's callbacks count episodes
+                    callback.on_rollout_end()
+                    if log_interval is not None and self._n_iterations % log_interval == 0:
+                        log_progress(self)
+                    callback.update_locals(locals())
+                    if not callback.on_step():
+                        break
         finally:
             bar.close()
             give_task(env, None)
@@ -253,49 +287,14 @@ class Reptile(BaseAlgorithm):
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         return total_timesteps, self._init_callback(callback)
 
-    def _iterate(self, env: VecEnv, bar: Any) -> int:
-        """One outer step; returns the number of episodes played. On any exception theta is what it was before."""
-        epsilon = self.lr_schedule(self._current_progress_remaining)
-        optimizer: OptimizerMode = "fresh" if self.inner_optimizer == "fresh" else "keep"
-        theta = LearnerState.capture(self.learner)
-        total: LearnerState | None = None
-        timesteps = num_episodes = 0
-        try:
-            for task in draw_tasks(env, self.meta_batch_size):  # 3, 4
-                theta.restore(self.learner, optimizer=optimizer)
-                returns = self._run(env, task)  # 5
-                phi = LearnerState.capture(self.learner)
-                total = phi if total is None else total.add_(phi)
-                timesteps += self.learner.num_timesteps
-                num_episodes += record_run(self, returns)
-                bar.update(self.learner.num_timesteps)
-            if total is not None:
-                theta.copy().lerp_(total.div_(self.meta_batch_size), epsilon).restore(
-                    self.learner, optimizer=optimizer
-                )  # 6
-        except BaseException:
-            theta.restore(self.learner, optimizer="snapshot")
-            raise
-        self.num_timesteps += timesteps
-        self._n_iterations += 1
-        self.logger.record("meta/learning_rate", epsilon)
-        return num_episodes
-
-    def _run(self, env: VecEnv, task: Any) -> EpisodeReturns:
-        """Let the learner learn one task from where it stands."""
-        give_task(env, task)
-        reset_running_state(self.learner)
-        returns = EpisodeReturns()
-        self.learner.learn(self.inner_timesteps, callback=returns, log_interval=None)  # type: ignore[arg-type]
-        return returns
-
     def adapt(self, task: Any, total_timesteps: int | None = None, *, seed: int | None = None) -> BaseAlgorithm:
         """A learner that has learnt one task, starting from the meta-parameters; `self` stays as it is.
 
         What is returned is a plain learner of `learner_class`, independent of this one: it can learn on in its env
-        (a copy of the training env whose rows hold the task), and its zip loads without metagym. Random draws go on
-        from the process's random states, which are put back in the end: without a seed, two adaptations in a row see
-        the same noise.
+        (a copy of the training env whose rows hold the task), and its zip loads without metagym. Where the training
+        env is a `VecNormalize`, the learner's env is one too, with the training statistics, which do not change; save
+        it beside the zip, as SB3 asks. Random draws go on from the process's random states, which are put back in the
+        end: without a seed, two adaptations in a row see the same noise.
 
         Args:
             task: a task, as the env's ``set_task`` takes it; or an env (scalar, vector, or id) to adapt in as it is.
@@ -308,7 +307,11 @@ class Reptile(BaseAlgorithm):
         """
         budget = self.inner_timesteps if total_timesteps is None else total_timesteps
         check_counts(total_timesteps=budget)
-        return adapt_learner(self, task, budget, seed)
+        like = self._normalization()
+        return adapt_learner(self, task, budget, seed, frozen=self._frozen_names, normalization=like)
+
+    def _normalization(self) -> Normalization:
+        return self._resumed_normalization if self.env is None else normalization_of(self.env)
 
     @override
     def predict(
@@ -317,9 +320,10 @@ class Reptile(BaseAlgorithm):
         state: tuple[Array, ...] | None = None,
         episode_start: Array | None = None,
         deterministic: bool = False,
+        **kwargs: Any,
     ) -> tuple[Array, tuple[Array, ...] | None]:
-        """Actions of the meta-parameters, before any adaptation; arguments as in SB3."""
-        return self.learner.predict(observation, state, episode_start, deterministic)
+        """Actions of the meta-parameters, before any adaptation; arguments as the learner's own (``action_masks``)."""
+        return self.learner.predict(observation, state, episode_start, deterministic, **kwargs)
 
     @override
     def set_env(self, env: Any, force_reset: bool = True) -> None:
@@ -330,7 +334,12 @@ class Reptile(BaseAlgorithm):
         """
         made = task_vec_env(env, n_envs=self.n_envs, split=self.split, env_kwargs=None)
         super().set_env(made, force_reset)
-        self.learner.set_env(require_env(self.env), force_reset)
+        require_support(self.learner_class, self.env)
+        # A new learner, since buffers of hindsight keep the env that they were made with.
+        before = LearnerState.capture(self.learner)
+        self.learner = make_learner(self, self.env, self._inner_arguments)
+        before.restore(self.learner, optimizer="snapshot")
+        self.policy = self.learner.policy
         self.env_id, self.env_kwargs = (env if isinstance(env, str) else None), None
 
     @override
@@ -345,7 +354,7 @@ class Reptile(BaseAlgorithm):
         Args:
             path: where; ``.zip`` is appended if there is no suffix.
             exclude: not supported; there because SB3 has it.
-            include: likewise.
+            include: not supported.
 
         Raises:
             ConfigError: if the folder cannot be written to.
@@ -379,8 +388,8 @@ class Reptile(BaseAlgorithm):
             device: of the learner.
             custom_objects: what a file cannot hold, by name; the error says which.
             print_system_info: ignored; there because SB3 has it.
-            force_reset: likewise.
-            **kwargs: likewise none.
+            force_reset: ignored.
+            **kwargs: none.
 
         Raises:
             CheckpointError: if there is no such file, it is damaged, of another kind, or needs `custom_objects`.

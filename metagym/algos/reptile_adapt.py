@@ -1,7 +1,7 @@
 """Making the learner inside Reptile, and independent ones that adapt to a task."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -12,7 +12,10 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from metagym.algos.reptile_env import copy_vec_env, give_task, require_env, vec_env, vec_env_of_copies
+from metagym.algos.reptile_frozen import held
 from metagym.algos.reptile_inner import adaptation_arguments, rollout_size
+from metagym.algos.reptile_normalize import Normalization, normalized
+from metagym.errors import ConfigError, MetagymError
 from metagym.learner_state import LearnerState, preserved_rng, reset_running_state
 
 if TYPE_CHECKING:
@@ -22,37 +25,68 @@ __all__ = ["adapt_learner", "make_learner"]
 
 
 def make_learner(agent: "Reptile", env: VecEnv | None, arguments: Mapping[str, Any]) -> BaseAlgorithm:
-    """A new, silent learner of the agent's class; without an env it has the agent's spaces."""
+    """A new, silent learner of the agent's class; without an env it has the agent's spaces.
+
+    Raises:
+        ConfigError: if the class does not support the policy, the spaces or an argument.
+    """
     make: Any = agent.learner_class  # the subclasses' signature, not BaseAlgorithm's
-    learner: BaseAlgorithm = make(
-        agent.policy_argument,
-        env,
-        # Learners write into what they are given.
-        policy_kwargs=copy.deepcopy(agent.policy_kwargs),
-        device=agent.device,
-        _init_setup_model=False,
-        **copy.deepcopy(dict(arguments)),
-    )
-    if env is None:
-        learner.observation_space, learner.action_space = agent.observation_space, agent.action_space
-        learner.n_envs = agent.n_envs
-    learner._setup_model()
+    try:
+        learner: BaseAlgorithm = make(
+            agent.policy_argument,
+            env,
+            # Learners write into what they are given.
+            policy_kwargs=copy.deepcopy(agent.policy_kwargs),
+            device=agent.device,
+            _init_setup_model=False,
+            **copy.deepcopy(dict(arguments)),
+        )
+        if env is None:
+            learner.observation_space, learner.action_space = agent.observation_space, agent.action_space
+            learner.n_envs = agent.n_envs
+        learner._setup_model()
+    except MetagymError:
+        raise
+    except (AssertionError, NotImplementedError, TypeError, ValueError) as refusal:
+        spaces = "" if env is None else f", observations {env.observation_space} and actions {env.action_space}"
+        raise ConfigError(
+            f"{agent.learner_class.__name__} does not support policy {agent.policy_argument!r}{spaces}: {refusal}"
+        ) from refusal
     learner.set_logger(Logger(None, []))
     return learner
 
 
-def adapt_learner(agent: "Reptile", task: Any, budget: int, seed: int | None) -> BaseAlgorithm:
-    """An independent learner that starts from the meta-parameters and has learnt one task; see `Reptile.adapt`."""
+def adapt_learner(
+    agent: "Reptile",
+    task: Any,
+    budget: int,
+    seed: int | None,
+    *,
+    frozen: Collection[str] = (),
+    normalization: Normalization | None = None,
+) -> BaseAlgorithm:
+    """An independent learner that starts from the meta-parameters and has learnt one task; see `Reptile.adapt`.
+
+    Args:
+        agent: whose meta-parameters.
+        task: a task, or an env.
+        budget: environment steps.
+        seed: of the noise.
+        frozen: names of tensors that stay as they are meanwhile.
+        normalization: how an env is to normalise that does not by itself.
+    """
     with preserved_rng():
         if seed is not None:
             set_random_seed(seed)
         env = _adaptation_env(agent, task, seed)
+        env = env if normalization is None else normalized(env, normalization, training=False)
         model = make_learner(agent, env, adaptation_arguments(agent._inner_arguments, env.num_envs, budget))
         theta = LearnerState.capture(agent.learner)
         theta.restore(model, optimizer="fresh" if agent.inner_optimizer == "fresh" else "snapshot")
         reset_running_state(model)
         unit = rollout_size(model)
-        model.learn(max(budget // unit, 1) * unit, log_interval=None)  # type: ignore[arg-type]
+        with held(model, frozen):
+            model.learn(max(budget // unit, 1) * unit, log_interval=None)  # type: ignore[arg-type]
     # So that its next learn() sets up a logger, also after save and load.
     model._custom_logger = False
     return model

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch as th
 from gymnasium import spaces
 
-from metagym.algos.reptile_env import is_builtin, native_env
+from metagym.algos.reptile_env import is_builtin, native_env, vec_env
+from metagym.algos.reptile_normalize import (
+    Normalization,
+    flatten_statistics,
+    normalized,
+    restore_statistics,
+    unflatten_statistics,
+)
 from metagym.errors import CheckpointError, ConfigError, MetagymError
 from metagym.learner_state import (
     flatten_state,
@@ -30,10 +37,13 @@ Agent = TypeVar("Agent", bound="Reptile")
 
 KIND = "Reptile"
 ARGUMENTS = (
-    "learner_class", "learning_rate", "inner_timesteps", "meta_batch_size", "inner_optimizer", "learner_kwargs",
-    "policy_kwargs", "env_kwargs", "split", "tensorboard_log", "verbose",
+    "learner_class", "learning_rate", "outer_optimizer", "outer_optimizer_kwargs", "inner_timesteps",
+    "meta_batch_size", "inner_optimizer", "frozen", "n_workers", "learner_kwargs", "policy_kwargs", "env_kwargs",
+    "split", "tensorboard_log", "verbose",
 )  # fmt: skip
-COUNTERS = ("num_timesteps", "_n_iterations", "_total_timesteps", "_num_timesteps_at_start")
+COUNTERS = (
+    "num_timesteps", "_n_iterations", "_n_updates", "_total_timesteps", "_num_timesteps_at_start", "_entropy",
+)  # fmt: skip
 
 
 def save_agent(agent: "Reptile", path: str | Path) -> None:
@@ -50,7 +60,10 @@ def save_agent(agent: "Reptile", path: str | Path) -> None:
         "counters": {name: int(getattr(agent, name)) for name in COUNTERS},
         "action_rng": generator_state(agent.action_space.np_random),
     }
-    arrays = _prefixed("learner", flatten_state(agent.learner))
+    settings, statistics = agent._normalization()
+    meta["normalizers"] = encode([dict(keywords) for keywords in settings])
+    arrays = _prefixed("learner", flatten_state(agent.learner)) | _prefixed("outer", agent._outer.arrays())
+    arrays |= _prefixed("normalizer", flatten_statistics(statistics))
     arrays |= _prefixed("rng", get_rng_state() if agent._resumed_rng is None else agent._resumed_rng)
     native = native_env(agent.env)
     if native is not None and hasattr(native, "get_state"):
@@ -67,9 +80,16 @@ def load_agent(
         raise CheckpointError(f"{path} is a checkpoint of {meta.get('kind')!r}, not of {KIND}")
     try:
         stored = decode(meta["arguments"], custom_objects)
+        statistics = unflatten_statistics(_part("normalizer", arrays))
+        normalization = Normalization(decode(meta["normalizers"]), statistics)
         with preserved_rng():
-            agent = _rebuild(cls, meta, stored, env, device)
+            agent = _rebuild(cls, meta, stored, _normalized(env, meta, stored, normalization), device)
             load_state(agent.learner, _part("learner", arrays))
+            agent._outer.load(_part("outer", arrays))
+            agent._resumed_normalization = normalization
+            if agent.env is not None:
+                # Once more: setting up has reset the env, and what it saw then was counted.
+                restore_statistics(agent.env, statistics)
             set_generator_state(agent.action_space.np_random, meta["action_rng"])
             _resume_env(agent, _part("env", arrays))
         for name in COUNTERS:
@@ -90,6 +110,13 @@ def load_agent(
     ) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from error
     return agent
+
+
+def _normalized(env: Any, meta: Mapping[str, Any], stored: Mapping[str, Any], like: Normalization) -> Any:
+    """The env that was passed, normalised as the training env was."""
+    if env is None or not like.settings:
+        return env
+    return normalized(vec_env(env, n_envs=meta["n_envs"], split=stored["split"]), like, training=True)
 
 
 def _rebuild(
@@ -134,7 +161,8 @@ def _resume_env(agent: "Reptile", state: dict[str, Array]) -> None:
             raise CheckpointError(f"the env does not take the stored state of the training env: {error!r}") from error
         return
     warnings.warn(
-        "The state of this training env cannot be stored: it starts anew, so training goes on, but not bit for bit.",
+        "The state of this training env cannot be stored: it starts anew. Runs seed and reset it, so training goes on, "
+        "but bit for bit only if nothing else in it outlives a reset.",
         stacklevel=4,
     )
 

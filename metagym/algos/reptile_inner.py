@@ -7,17 +7,22 @@ from typing import Any
 
 import sb3_contrib
 import stable_baselines3
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from metagym.errors import ConfigError
 
 __all__ = [
     "NOT_STORED", "OWN_ARGUMENTS", "ROLLOUTS_PER_RUN", "adaptation_arguments", "check_counts", "check_outer",
-    "constructor_arguments", "find_learner_class", "inner_arguments", "reptile_arguments",
-    "require_constant_schedules", "rollout_size",
+    "check_workers", "constructor_arguments", "find_learner_class", "inner_arguments", "reptile_arguments",
+    "require_constant_schedules", "require_masks", "require_support", "rollout_size",
 ]  # fmt: skip
 
 OWN_ARGUMENTS = frozenset({"policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log"})
@@ -92,12 +97,19 @@ def inner_arguments(
     if unknown and Parameter.VAR_KEYWORD not in kinds:
         raise ConfigError(f"learner_kwargs holds {unknown}, which {learner_class.__name__} does not have")
     if "buffer_size" in defaults:
-        arguments = {"buffer_size": timesteps, "learning_starts": 0, **arguments}
+        arguments = {"buffer_size": timesteps, **_first_update(given), **arguments}
         if defaults.get("target_update_interval", 0) >= timesteps:
             arguments.setdefault("target_update_interval", max(n_envs, timesteps // 10))
     if issubclass(learner_class, OnPolicyAlgorithm) and "n_steps" in defaults:
         arguments |= _rollout_arguments(given, defaults, n_envs, timesteps)
     return arguments
+
+
+def _first_update(given: Mapping[str, Any]) -> dict[str, int]:
+    """Hindsight needs a finished episode, and how long those are the learner does not know: SB3's default stays."""
+    buffer = given.get("replay_buffer_class")
+    hindsight = isinstance(buffer, type) and issubclass(buffer, HerReplayBuffer)
+    return {} if hindsight else {"learning_starts": 0}
 
 
 def _rollout_arguments(
@@ -159,6 +171,45 @@ def require_constant_schedules(model: BaseAlgorithm) -> None:
                 f"{name} of the inner {type(model).__name__} changes during learning, which would restart for every "
                 "task: make it constant, and give Reptile itself a schedule as learning_rate"
             )
+
+
+def require_masks(learner_class: type[BaseAlgorithm], env: VecEnv | None) -> None:
+    """Refuse MaskablePPO where no actions are masked.
+
+    Raises:
+        ConfigError: if the learner masks actions and the env does not say which are allowed.
+    """
+    if env is not None and issubclass(learner_class, MaskablePPO) and not is_masking_supported(env):
+        raise ConfigError(
+            "MaskablePPO needs envs with a method action_masks(), which this env does not have: add it, or use PPO"
+        )
+
+
+def require_support(learner_class: type[BaseAlgorithm], env: VecEnv | None) -> None:
+    """Refuse envs that the learner takes and cannot learn in.
+
+    Raises:
+        ConfigError: if masks are missing, or the learner is RecurrentPPO and actions are binary.
+    """
+    require_masks(learner_class, env)
+    is_binary = env is not None and isinstance(env.action_space, spaces.MultiBinary)
+    if is_binary and issubclass(learner_class, RecurrentPPO):
+        # Its buffer hands out actions as the integers they are, and the loss of a Bernoulli asks for floats.
+        raise ConfigError("RecurrentPPO of sb3-contrib fails on MultiBinary actions: use MultiDiscrete([2, ...])")
+
+
+def check_workers(n_workers: int, inner_optimizer: str) -> None:
+    """Refuse workers where one run needs what the run before it left.
+
+    Raises:
+        ConfigError: if moments are carried from run to run by several workers.
+    """
+    check_counts(n_workers=n_workers)
+    if n_workers > 1 and inner_optimizer == "carry":
+        raise ConfigError(
+            f"n_workers={n_workers} with inner_optimizer='carry': moments go from each task to the next, which must "
+            "wait for them; use inner_optimizer='fresh' or n_workers=1"
+        )
 
 
 def constructor_arguments(model: BaseAlgorithm) -> dict[str, Any]:

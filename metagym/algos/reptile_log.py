@@ -11,6 +11,7 @@ from typing_extensions import override
 
 if TYPE_CHECKING:
     from metagym.algos.reptile import Reptile
+    from metagym.algos.reptile_run import Finish
 
 __all__ = ["EpisodeReturns", "log_progress", "record_run", "start_counting"]
 
@@ -32,7 +33,10 @@ class EpisodeReturns(BaseCallback):
 
     @override
     def _on_step(self) -> bool:
-        for row in np.flatnonzero(self.locals.get("dones", ())).tolist():
+        dones = self.locals.get("dones")
+        if dones is None or not dones.any():
+            return True
+        for row in np.flatnonzero(dones).tolist():
             self.num_episodes += 1
             episode = self.locals["infos"][row].get("episode")
             if episode is not None:
@@ -54,15 +58,14 @@ def start_counting(agent: "Reptile", total_timesteps: int, *, reset: bool) -> in
     return agent._total_timesteps
 
 
-def record_run(agent: "Reptile", returns: EpisodeReturns) -> int:
-    """Record what the inner learner's episodes on one task returned; returns how many there were."""
+def record_run(agent: "Reptile", finish: "Finish") -> None:
+    """Record what the inner learner's episodes on one task returned."""
     if agent.ep_info_buffer is not None and agent.ep_success_buffer is not None:
-        agent.ep_info_buffer.extend(agent.learner.ep_info_buffer or ())
-        agent.ep_success_buffer.extend(agent.learner.ep_success_buffer or ())
-    if returns.first:
-        agent.logger.record_mean("meta/pre_adapt_return", float(np.mean(list(returns.first.values()))))
-        agent.logger.record_mean("meta/post_adapt_return", float(np.mean(list(returns.last.values()))))
-    return returns.num_episodes
+        agent.ep_info_buffer.extend(finish.episodes)
+        agent.ep_success_buffer.extend(finish.successes)
+    if finish.first:
+        agent.logger.record_mean("meta/pre_adapt_return", float(np.mean(finish.first)))
+        agent.logger.record_mean("meta/post_adapt_return", float(np.mean(finish.last)))
 
 
 def log_progress(agent: "Reptile") -> None:

@@ -10,12 +10,12 @@
 
 What is learnt is itself a learning algorithm: on a new task the weights stay, and only the memory changes.
 
-Differs from the papers: PPO or A2C in place of TRPO and of asynchronous A2C; the learner minimises through complete
-trials only, so a trial longer than a rollout is carried over and trained on when it has ended.
+Differs from the papers: PPO by default, with TRPO (of the first paper) and A2C as choices, and a learnt value
+function; the learner minimises through complete trials only, so a trial longer than a rollout is carried over and
+trained on when it has ended.
 """
 
 import copy
-import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from io import BufferedIOBase
@@ -24,41 +24,39 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch as th
+from gymnasium import spaces
+from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from typing_extensions import Self, override
 
 from metagym.algos.rl2_adapted import AdaptedPolicy, play_episodes
 from metagym.algos.rl2_checkpoint import load_agent, save_agent
-from metagym.algos.rl2_env import TrialSource
+from metagym.algos.rl2_env import TrialSource, require_same_observations
+from metagym.algos.rl2_learners import check_keywords, defaults_of, joined, learner_class_of, maker_of
 from metagym.errors import ConfigError
 from metagym.learner_state import set_rng_state
 from metagym.nets import TrialActorCriticPolicy
-from metagym.rollout import TrialRollouts
+from metagym.rollout import TaskReader, TrialRollouts, TrialTRPO
 from metagym.tasks import Task
 from metagym.types import Array
+from metagym.wrappers.context import CONTEXT
 
-__all__ = ["RL2", "RL2A2C", "RL2PPO"]
+__all__ = ["RL2", "RL2A2C", "RL2PPO", "RL2TRPO"]
 
 DEFAULT_N_ENVS = 64
-# Steps of a rollout over all rows, unless that is less than a trial in each.
-ROLLOUT_STEPS = 4096
-PPO_DEFAULTS: dict[str, Any] = {
-    "n_epochs": 4,
-    "learning_rate": 5e-3,
-    "gamma": 0.97,
-    "gae_lambda": 0.7,
-    "ent_coef": 0.01,
-}
+POLICIES: dict[str, type[BasePolicy]] = dict.fromkeys(
+    ("MlpPolicy", "CnnPolicy", "MultiInputPolicy"), TrialActorCriticPolicy
+)
 
 
 class RL2(TrialRollouts):
-    """A learner whose memory learns: SB3's PPO (or A2C) on trials, with a recurrent policy.
+    """A learner whose memory learns: SB3's PPO (or A2C, or sb3-contrib's TRPO) on trials, with a recurrent policy.
 
     ``RL2(...)`` makes an instance of both RL2 and `learner_class`, so callbacks, loggers, ``evaluate_policy`` and
     all of SB3's keywords work as they do there. What SB3 calls an episode is a trial: ``rollout/ep_rew_mean`` is
@@ -69,39 +67,47 @@ class RL2(TrialRollouts):
       of these trials: what the policy does before and after it has learnt a task.
 
     Args:
-        policy: "MlpPolicy", or a `TrialActorCriticPolicy` class. ``policy_kwargs`` takes ``rnn_type`` ("gru" or
-            "lstm"), ``rnn_hidden_size`` (64), ``n_rnn_layers`` (1) and everything of SB3's ActorCriticPolicy.
+        policy: "MlpPolicy" (or, the same, "CnnPolicy" or "MultiInputPolicy": what reads an observation follows from
+            its space), or a `TrialActorCriticPolicy` class. ``policy_kwargs`` takes ``rnn_type`` ("gru" or "lstm"),
+            ``rnn_hidden_size`` (64), ``n_rnn_layers`` (1) and everything of SB3's ActorCriticPolicy.
         env: an id of metagym's, a scalar metagym env, a metagym vector env (autoreset SAME_STEP or DISABLED), or an
             SB3 VecEnv that emits whole trials. All but the last are wrapped in `Trial` and `RL2Context` here.
-        learner_class: PPO (default), A2C, a subclass of one of them, or its name.
+        learner_class: PPO (default), A2C, TRPO, a subclass of one of them, or its name. Off-policy algorithms and ARS
+            learn with a window in place of a memory: RL2 then makes a `metagym.algos.rl2_window.WindowRL2`, whose
+            keywords these are.
         episodes_per_trial: number of episodes of a trial; this or the next is required, but not with a VecEnv.
         steps_per_trial: number of steps of a trial.
         n_envs: trials played in parallel (64).
         env_kwargs: keywords of the family, with an id.
         split: part of the distribution that training tasks come from, with an id.
+        privileged_critic: tell the value function the task, in training. The policy and `predict` never see it. The
+            critic then has a memory of its own, unless policy_kwargs say ``share_features_extractor=True``.
         **kwargs: those of `learner_class`. These differ from SB3's defaults: ``n_steps`` such that a rollout has about
-            4096 steps over all rows, a whole number of trials if these have a fixed length; with PPO also
-            ``batch_size`` (a quarter of a rollout; minibatches are whole trials of about so many steps), ``n_epochs``
-            4, ``learning_rate`` 5e-3, ``gamma`` 0.97, ``gae_lambda`` 0.7 and ``ent_coef`` 0.01. They suit memories
-            of about 64 units; larger ones, and long training, want a lower or a decaying learning rate.
+            4096 steps over all rows, a whole number of trials if these have a fixed length; with PPO and TRPO also
+            ``batch_size`` (a quarter of a rollout; minibatches are whole trials of about so many steps),
+            ``learning_rate`` 5e-3, ``gamma`` 0.97, ``gae_lambda`` 0.7, with PPO ``n_epochs`` 4 and ``ent_coef`` 0.01.
+            They suit memories of about 64 units; larger ones, and long training, want a lower or a decaying learning
+            rate. With TRPO the critic has a memory of its own (``share_features_extractor`` is False).
 
     Attributes:
         env: the training env, SB3's.
         num_timesteps: environment steps taken in training.
 
     Raises:
-        ConfigError: if an argument is out of range, or the env does not emit trials.
+        ConfigError: if an argument is out of range, the env does not emit trials, or cannot tell its tasks to a
+            privileged critic.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": TrialActorCriticPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
     learner_class: ClassVar[type[OnPolicyAlgorithm]] = PPO
 
-    def __new__(cls, policy: Any = None, env: Any = None, *, learner_class: Any = None, **kwargs: Any) -> Self:
+    def __new__(cls, policy: Any = "MlpPolicy", env: Any = None, *, learner_class: Any = None, **kwargs: Any) -> Any:
         """An instance of the class that joins RL2 and the learner class."""
-        del policy, env, kwargs
-        wanted = cls.learner_class if learner_class is None else _learner_class(learner_class)
-        joined: type[Self] = _joined(cls, wanted)
-        return super().__new__(joined)
+        wanted, learner = learner_class_of(cls.learner_class if learner_class is None else learner_class)
+        maker = maker_of(learner)
+        if maker is not None and cls is RL2:
+            return maker(policy, env, learner_class=wanted, **kwargs)
+        return super().__new__(joined(cls, wanted, _JOINED))
 
     def __init__(
         self,
@@ -114,11 +120,12 @@ class RL2(TrialRollouts):
         n_envs: int | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
         split: str | None = "train",
+        privileged_critic: bool = False,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         del learner_class
-        self._check_arguments(policy, n_envs, kwargs)
+        check_keywords(self, policy, n_envs, privileged_critic, kwargs)
         if env is None and _init_setup_model:
             raise ConfigError("RL2 needs an env: an id, an env of tasks, or a VecEnv that emits whole trials.")
         self._source = TrialSource(
@@ -129,28 +136,27 @@ class RL2(TrialRollouts):
             steps_per_trial=steps_per_trial,
         )
         vec_env = None if env is None else self._source.vec_env(env, DEFAULT_N_ENVS)
+        _refuse_normalised(vec_env)
         settings = copy.deepcopy(kwargs)
         if vec_env is not None:
-            settings = _defaults(self.learner_class, self._source, vec_env.num_envs) | settings
+            n_envs = vec_env.num_envs
+            settings = defaults_of(
+                self.learner_class,
+                settings,
+                n_steps=self._source.rollout_steps(n_envs),
+                n_envs=n_envs,
+                task_size=TaskReader(vec_env).size if privileged_critic else 0,
+            )
         self._resumed_rng: dict[str, Array] | None = None
-        self._settings = copy.deepcopy(settings) | {"policy": policy}
+        self._settings = copy.deepcopy(settings) | {"policy": policy, "privileged_critic": privileged_critic}
         with warnings.catch_warnings():
             # Minibatches are whole trials, dealt evenly: that batch_size does not divide the rollout is no matter.
             warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-            super().__init__(policy, vec_env, _init_setup_model=False, **settings)  # type: ignore[arg-type]
+            # The class, not its alias: SB3 would refuse "CnnPolicy" for an image beside its context.
+            policy_class: Any = self.policy_aliases[policy] if isinstance(policy, str) else policy
+            super().__init__(policy_class, vec_env, _init_setup_model=False, **settings)  # type: ignore[arg-type]
         if _init_setup_model:
             self._setup_model()
-
-    def _check_arguments(self, policy: Any, n_envs: Any, kwargs: Mapping[str, Any]) -> None:
-        if isinstance(policy, str) and policy not in self.policy_aliases:
-            raise ConfigError(f"policy {policy!r} is unknown; accepted are {sorted(self.policy_aliases)}.")
-        if n_envs is not None and (not isinstance(n_envs, int) or n_envs < 1):
-            raise ConfigError(f"n_envs must be an integer of at least 1, not {n_envs!r}.")
-        accepted = set(inspect.signature(self.learner_class.__init__).parameters)
-        unknown = sorted(set(kwargs) - accepted)
-        if unknown:
-            own = sorted(accepted - {"self", "policy", "env", "_init_setup_model"})
-            raise ConfigError(f"unknown keywords {unknown}; {self.learner_class.__name__} takes {own}.")
 
     @override
     def learn(
@@ -180,9 +186,6 @@ class RL2(TrialRollouts):
         if self._resumed_rng is not None:
             set_rng_state(self._resumed_rng)
             self._resumed_rng = None
-        if self._resumed_rng is not None:
-            set_rng_state(self._resumed_rng)
-            self._resumed_rng = None
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 
@@ -194,9 +197,11 @@ class RL2(TrialRollouts):
             return False
         trials = self.rollout_buffer.trials
         self.logger.record("meta/trials", len(trials.env))
-        if self._source.family is not None:
+        entries = self.observation_space.spaces if isinstance(self.observation_space, spaces.Dict) else None
+        if self._source.family is not None and (entries is None or CONTEXT in entries):
             # RL2Context's last number is 1 on the first observation of every episode.
-            first, last = self.rollout_buffer.first_and_last_returns(boundary=-1)
+            key = None if entries is None else CONTEXT
+            first, last = self.rollout_buffer.first_and_last_returns(boundary=-1, key=key)
             self.logger.record("meta/first_episode_return", float(first.mean()))
             self.logger.record("meta/last_episode_return", float(last.mean()))
         return True
@@ -214,6 +219,7 @@ class RL2(TrialRollouts):
         """
         source = self._source
         vec_env = source.check_vec_env(env) if isinstance(env, VecEnv) else source.vec_env(env, self.n_envs)
+        _refuse_normalised(vec_env)
         super().set_env(vec_env, force_reset)
 
     @property
@@ -250,11 +256,7 @@ class RL2(TrialRollouts):
             own_split=own,
             render_mode=render_mode,
         )
-        if env.observation_space != self.observation_space:
-            raise ConfigError(
-                f"the training env was wrapped in something that make_env cannot repeat: {env.observation_space} "
-                f"is not {self.observation_space}."
-            )
+        require_same_observations(env, self)
         if task is not None:
             env.unwrapped.set_task(task)
         return env  # type: ignore[no-any-return]
@@ -351,50 +353,30 @@ class RL2(TrialRollouts):
 class RL2PPO(RL2, PPO):
     """`RL2` with PPO; what ``RL2(..., learner_class=PPO)`` returns."""
 
-    learner_class: ClassVar[type[OnPolicyAlgorithm]] = PPO
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = RL2.policy_aliases
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
 
 
 class RL2A2C(RL2, A2C):
     """`RL2` with A2C; what ``RL2(..., learner_class=A2C)`` returns."""
 
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
     learner_class: ClassVar[type[OnPolicyAlgorithm]] = A2C
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = RL2.policy_aliases
 
 
-_JOINED: dict[type[OnPolicyAlgorithm], type[RL2]] = {PPO: RL2PPO, A2C: RL2A2C}
+class RL2TRPO(RL2, TrialTRPO):
+    """`RL2` with TRPO; what ``RL2(..., learner_class=TRPO)`` returns."""
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
+    learner_class: ClassVar[type[OnPolicyAlgorithm]] = TRPO
 
 
-def _learner_class(given: Any) -> type[OnPolicyAlgorithm]:
-    named: Any = {"PPO": PPO, "A2C": A2C}.get(given, given) if isinstance(given, str) else given
-    if not (isinstance(named, type) and issubclass(named, PPO | A2C)) or issubclass(named, RL2):
-        shown = given.__name__ if isinstance(given, type) else repr(given)
-        raise ConfigError(f"learner_class must be PPO, A2C, a subclass of one of them, or its name; not {shown}.")
-    return named
+_JOINED: dict[type[Any], type[RL2]] = {PPO: RL2PPO, A2C: RL2A2C, TRPO: RL2TRPO}
 
 
-def _joined(cls: type[Any], learner_class: type[OnPolicyAlgorithm]) -> type[Any]:
-    """The class that is both `cls` and `learner_class`."""
-    if issubclass(cls, learner_class):
-        return cls
-    if issubclass(cls, PPO | A2C):
-        raise ConfigError(f"{cls.__name__} has its learner class already; use RL2(learner_class=...).")
-    if cls is not RL2:
-        return type(f"{cls.__name__}{learner_class.__name__}", (cls, learner_class), {"learner_class": learner_class})
-    if learner_class not in _JOINED:
-        name = f"RL2{learner_class.__name__}"
-        members = {"learner_class": learner_class, "policy_aliases": RL2.policy_aliases, "__doc__": RL2.__doc__}
-        _JOINED[learner_class] = type(name, (RL2, learner_class), members)
-    return _JOINED[learner_class]
-
-
-def _defaults(learner_class: type[Any], source: TrialSource, n_envs: int) -> dict[str, Any]:
-    """Keywords that differ from SB3's."""
-    n_steps = max(1, ROLLOUT_STEPS // n_envs)
-    trial_steps = source.trial_steps()
-    if trial_steps is not None and (trial_steps <= n_steps or source.steps_per_trial is not None):
-        # Trials of fixed length then leave nothing to carry over.
-        n_steps = trial_steps * -(-n_steps // trial_steps)
-    if not issubclass(learner_class, PPO):
-        return {"n_steps": n_steps}
-    return {"n_steps": n_steps, "batch_size": max(2, n_steps * n_envs // 4), **PPO_DEFAULTS}
+def _refuse_normalised(vec_env: VecEnv | None) -> None:
+    normaliser = None if vec_env is None else unwrap_vec_normalize(vec_env)
+    if normaliser is not None and normaliser.norm_obs:
+        raise ConfigError(
+            "RL2 in a VecNormalize(norm_obs=True) is not accepted: it would also normalise the previous action, the "
+            "previous reward and the flag that says where episodes begin; accepted is norm_obs=False."
+        )

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
-from metagym.algos.rl2_env import TrialSource
+from metagym.algos.rl2_env import TrialSource, require_same_observations
 from metagym.engine import TaskEnv
 from metagym.errors import ConfigError
 from metagym.learner_state import preserved_rng
@@ -88,6 +88,7 @@ def play_episodes(
 ) -> AdaptedPolicy:
     """Play episodes of one task with a copy of the agent's policy, and leave everything else as it was."""
     env = _env_of(agent._source, task)
+    require_same_observations(env, agent)
     with preserved_rng():
         if seed is not None:
             th.manual_seed(seed)

@@ -11,9 +11,10 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from metagym.algos.rl2_env import env_layers
+from metagym.algos.rl2_learners import other_kind
 from metagym.errors import CheckpointError, ConfigError
 from metagym.learner_state import flatten_state, get_rng_state, load_state, preserved_rng
+from metagym.rollout import env_layers
 from metagym.saving import decode, encode, read_archive, write_archive
 from metagym.types import Array
 from metagym.wrappers.sb3 import VectorEnvAdapter
@@ -67,6 +68,10 @@ def load_agent(
 ) -> Agent:
     """Read a checkpoint; the process's random states stay as they are until the learner learns."""
     meta, arrays = read_archive(path)
+    other = other_kind(meta.get("kind"))
+    if other is not None:
+        loaded: Agent = other.load(path, env, device, custom_objects, **changes)
+        return loaded
     if meta.get("kind") != KIND:
         raise CheckpointError(f"{path} is a checkpoint of {meta.get('kind')!r}, not of {KIND}.")
     try:
@@ -121,7 +126,8 @@ def _resume(agent: "RL2", meta: Mapping[str, Any], arrays: Mapping[str, Array]) 
     agent.ep_info_buffer = deque(meta["episodes"], maxlen=agent._stats_window_size)
     agent.ep_success_buffer = deque(meta["successes"], maxlen=agent._stats_window_size)
     rollout, env_state = _part("rollout", arrays), _part("env", arrays)
-    same_rows = agent.env is None or "last_obs" not in rollout or len(rollout["last_obs"]) == agent.n_envs
+    starts = rollout.get("last_episode_starts")
+    same_rows = agent.env is None or starts is None or len(starts) == agent.n_envs
     if same_rows and _set_env_state(agent.env, env_state):
         agent.set_rollout_state(rollout)
     elif agent.env is not None and agent.num_timesteps:

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import error
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecTransposeImage
 
 from metagym.distributions import TaskDistribution
 from metagym.engine import RowsVectorEnv, TaskEnv, TaskVectorEnv
@@ -16,7 +16,7 @@ from metagym.rollout import env_layers
 from metagym.wrappers import RL2Context, Trial
 from metagym.wrappers.sb3 import VectorEnvAdapter
 
-__all__ = ["TrialSource", "is_of_trials"]
+__all__ = ["TrialSource", "is_of_trials", "require_same_observations"]
 
 # Steps of a rollout over all rows, unless that is less than a trial in each.
 ROLLOUT_STEPS = 4096
@@ -199,6 +199,21 @@ class TrialSource:
                 return
         if not isinstance(env, VecEnv):
             raise ConfigError(f"RL2 needs an environment of tasks: {_ACCEPTED}; not {_name(env)}.")
+
+
+def require_same_observations(env: Any, agent: Any) -> None:
+    """Refuse a scalar env whose observations are not those that an agent was trained on.
+
+    Raises:
+        ConfigError: if they are not. (Channels of images may be last: SB3 brings them to the front, also to predict.)
+    """
+    seen = [agent.observation_space]
+    seen += [layer.venv.observation_space for layer in env_layers(agent.env) if isinstance(layer, VecTransposeImage)]
+    if env.observation_space not in seen:
+        raise ConfigError(
+            f"the training env was wrapped in something that make_env and adapt cannot repeat: {env.observation_space} "
+            f"is not {agent.observation_space}."
+        )
 
 
 def is_of_trials(env: Any) -> bool:

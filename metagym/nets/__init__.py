@@ -1,7 +1,21 @@
-"""Recurrent actor-critic networks that read whole trials."""
+"""Recurrent actor-critic networks that read whole trials, or whole sequences of sb3-contrib's RecurrentPPO."""
 
 from metagym.nets.gru import gru_sequence
 from metagym.nets.policy import TrialActorCriticPolicy
 from metagym.nets.recurrent import PackedTrials, RNNState, TrialRNN
+from metagym.nets.recurrent_ppo import (
+    FusedRecurrentActorCriticCnnPolicy,
+    FusedRecurrentActorCriticPolicy,
+    FusedRecurrentMultiInputActorCriticPolicy,
+)
 
-__all__ = ["PackedTrials", "RNNState", "TrialActorCriticPolicy", "TrialRNN", "gru_sequence"]
+__all__ = [
+    "FusedRecurrentActorCriticCnnPolicy",
+    "FusedRecurrentActorCriticPolicy",
+    "FusedRecurrentMultiInputActorCriticPolicy",
+    "PackedTrials",
+    "RNNState",
+    "TrialActorCriticPolicy",
+    "TrialRNN",
+    "gru_sequence",
+]

@@ -14,6 +14,9 @@ the derivatives of the pre-activations, all proportional to dL/dh', are::
 
     dn = dh' (1 - z)(1 - n^2)     dq = dn r     dr = dn q r (1 - r)     dz = dh' (h - n) z (1 - z)
     dh = dh' z + [dr, dz] W_h + dq W_hn
+
+Where more is asked than one gradient (a second backward pass, or a gradient of the gradient), the layer is computed
+again by PyTorch's own operations, which remember everything.
 """
 
 from collections.abc import Sequence
@@ -21,7 +24,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch as th
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 __all__ = ["gru_sequence"]
@@ -52,7 +54,8 @@ def gru_sequence(
         batch_sizes: number of sequences alive at each step, not increasing; sums to n.
 
     Returns:
-        States after each step, (n, H), in the order of ``inputs``. Differentiable once, and once per call.
+        States after each step, (n, H), in the order of ``inputs``. Differentiable any number of times; the first
+        pass for plain gradients is the fast one.
     """
     result = _GRUSequence.apply(inputs, weight_ih, weight_hh, bias_ih, bias_hh, list(batch_sizes))  # type: ignore[no-untyped-call]
     return th.as_tensor(result)
@@ -91,18 +94,18 @@ class _GRUSequence(th.autograd.Function):
             rz.sigmoid_()
             n.addcmul_(r, q).tanh_()
             state = th.lerp(n, state, z, out=out)
-        ctx.save_for_backward(inputs, weight_ih, weight_hh, states)
+        ctx.save_for_backward(inputs, weight_ih, weight_hh, bias_ih, bias_hh, states)
         ctx.buffer, ctx.batch_sizes = buffer, batch_sizes
         return states[batch_sizes[0] :]
 
     @staticmethod
     @override
-    @once_differentiable
     def backward(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        inputs, weight_ih, weight_hh, states = ctx.saved_tensors
+        *arguments, states = ctx.saved_tensors
         buffer, batch_sizes = ctx.buffer, ctx.batch_sizes
-        if buffer is None:
-            raise RuntimeError("gru_sequence keeps no second graph: call it again before a second backward pass.")
+        if th.is_grad_enabled() or buffer is None:
+            return *_composed_gradients(arguments, ctx.needs_input_grad, batch_sizes, grad), None
+        inputs, weight_ih, weight_hh = arguments[:3]
         ctx.buffer = None
         previous = _previous_states(states, batch_sizes)
         _backward_in_time(grad, buffer, previous, weight_hh, batch_sizes)
@@ -112,6 +115,20 @@ class _GRUSequence(th.autograd.Function):
         d_inputs = d_nrz @ weight_ih.roll(size, 0) if ctx.needs_input_grad[0] else None
         d_weight_ih = (d_nrz.t() @ inputs).roll(-size, 0)
         return d_inputs, d_weight_ih, d_rzq.t() @ previous, d_bias[: 3 * size].roll(-size), d_bias[size:], None
+
+
+def _composed_gradients(
+    arguments: list[th.Tensor], needed: Sequence[bool], batch_sizes: list[int], grad: th.Tensor
+) -> list[th.Tensor | None]:
+    """The same gradients, differentiable in turn where gradients are being recorded."""
+    wanted = [argument for argument, is_needed in zip(arguments, needed, strict=False) if is_needed]
+    recorded = th.is_grad_enabled()
+    with th.enable_grad():
+        inputs, *weights = arguments
+        zeros = inputs.new_zeros(1, batch_sizes[0], weights[1].shape[1])
+        states = th._VF.gru(inputs, th.tensor(batch_sizes), zeros, weights, True, 1, 0.0, False, False)[0]
+        gradients = iter(th.autograd.grad(states, wanted, grad, create_graph=recorded))
+    return [next(gradients) if is_needed else None for is_needed in needed[: len(arguments)]]
 
 
 def _previous_states(states: th.Tensor, batch_sizes: list[int]) -> th.Tensor:

@@ -7,8 +7,16 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    MlpExtractor,
+    NatureCNN,
+)
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
 from torch.distributions import Categorical
 from typing_extensions import override
 
@@ -23,22 +31,26 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
     """Features, then a recurrent network over the trial, then actor and critic heads (Duan et al. 2016).
 
     Whole trials are read by one fused call (`evaluate_actions` on `PackedTrials`); a rollout goes a step at a time
-    (`step`). A plain tensor of observations, which the inherited methods accept too, stands for the first steps of
-    as many trials.
+    (`step`). Plain observations, which the inherited methods accept too, stand for the first steps of as many trials.
+
+    A *privileged critic* also reads the task, in training only: the actor and `predict` never see it.
 
     Args:
-        observation_space: what is observed; `RL2Context` makes it a flat Box.
+        observation_space: what is observed, as `RL2Context` emits it: a flat Box, or a Dict.
         action_space: Discrete, MultiDiscrete, MultiBinary or Box.
         lr_schedule: learning rate by the fraction of training that remains.
         net_arch: layers between the memory and the heads, in SB3's format; none by default.
         rnn_type: "gru" or "lstm".
         rnn_hidden_size: width of the memory.
         n_rnn_layers: stacked recurrent layers.
+        critic_task_size: P, numbers by which a privileged critic is told the task; 0: it is not.
+        features_extractor_class: what reads one observation, before the memory; default: SB3's ``CombinedExtractor``
+            for a Dict, ``NatureCNN`` for an image, ``FlattenExtractor`` else.
         **kwargs: those of ``ActorCriticPolicy``. With ``share_features_extractor=False`` the critic has an
             extractor and a memory of its own.
 
     Raises:
-        ConfigError: for an unknown ``rnn_type``, sizes below 1, or observations that are a Dict.
+        ConfigError: for an unknown ``rnn_type``, or sizes out of range.
     """
 
     def __init__(
@@ -51,14 +63,18 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         rnn_type: str = "gru",
         rnn_hidden_size: int = 64,
         n_rnn_layers: int = 1,
+        critic_task_size: int = 0,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(observation_space, spaces.Dict):
-            raise ConfigError("Trials of Dict observations are not supported: flatten them, as RL2Context does.")
+        if critic_task_size < 0:
+            raise ConfigError(f"critic_task_size is at least 0, not {critic_task_size}.")
         self.rnn_type = rnn_type
         self.rnn_hidden_size = rnn_hidden_size
         self.n_rnn_layers = n_rnn_layers
+        self.critic_task_size = critic_task_size
         net_arch = [] if net_arch is None else net_arch
+        kwargs["features_extractor_class"] = features_extractor_class or _extractor(observation_space)
         super().__init__(observation_space, action_space, lr_schedule, net_arch, **kwargs)
 
     def zero_state(self, n_rows: int) -> RNNState:
@@ -68,38 +84,39 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
 
     def step(
         self,
-        obs: th.Tensor,
+        obs: PyTorchObs,
         state: RNNState,
         episode_starts: th.Tensor | None = None,
         *,
+        tasks: th.Tensor | None = None,
         deterministic: bool = False,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor, RNNState]:
         """Act in N rows, one step further in each one's trial.
 
         Args:
-            obs: observations, (N, D).
+            obs: observations, (N, D), or a dict of (N, ...).
             state: the memory before them.
             episode_starts: 1 where a trial starts, whose memory is then zero, (N,); None: nowhere.
+            tasks: what a privileged critic is told of the tasks, (N, P); None: zeros.
             deterministic: the most probable action instead of a sampled one.
 
         Returns:
             Actions (N, ...), values (N,), log-probabilities (N,) and the memory after the step.
         """
-        latent_pi, latent_vf, state = self._remember(obs, state, episode_starts)
-        distribution = self._get_action_dist_from_latent(latent_pi)
+        outputs, state = self._remember(obs, state, episode_starts)
+        distribution = self._act(outputs)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
-        values = self.value_net(latent_vf).flatten()
+        values = self._values(outputs, tasks).flatten()
         return actions.reshape((-1, *(self.action_space.shape or ()))), values, log_prob, state
 
-    def value(self, obs: th.Tensor, state: RNNState) -> th.Tensor:
+    def value(self, obs: PyTorchObs, state: RNNState, tasks: th.Tensor | None = None) -> th.Tensor:
         """Values (N,) of observations (N, D) reached with the memory `state`."""
-        values: th.Tensor = self.value_net(self._remember(obs, state, None)[1])
-        return values.flatten()
+        return self._values(self._remember(obs, state, None)[0], tasks).flatten()
 
     @override
-    def forward(self, obs: th.Tensor, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        state = self.zero_state(len(obs))
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        state = self.zero_state(_num_rows(obs))
         actions, values, log_prob, _ = self.step(obs, state, deterministic=deterministic)
         return actions, values.unsqueeze(1), log_prob
 
@@ -107,18 +124,19 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
     def evaluate_actions(
         self, obs: PyTorchObs | PackedTrials, actions: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
-        latent_pi, latent_vf = self._latents(obs)
-        distribution = self._get_action_dist_from_latent(latent_pi)
-        return self.value_net(latent_vf), distribution.log_prob(actions), distribution.entropy()
+        trials = _packed(obs)
+        outputs = self._outputs(trials, self._memories)
+        distribution = self._act(outputs)
+        return self._values(outputs, trials.tasks), distribution.log_prob(actions), distribution.entropy()
 
     @override
     def get_distribution(self, obs: PyTorchObs | PackedTrials) -> Distribution:
-        return self._get_action_dist_from_latent(self._latents(obs)[0])
+        return self._act(self._outputs(_packed(obs), self._memories[:1]))
 
     @override
     def predict_values(self, obs: PyTorchObs | PackedTrials) -> th.Tensor:
-        values: th.Tensor = self.value_net(self._latents(obs)[1])
-        return values
+        trials = _packed(obs)
+        return self._values(self._outputs(trials, self._memories[-1:]), trials.tasks)
 
     @override
     def predict(
@@ -131,7 +149,7 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         """Actions for observations of one env or of N, with the memory passed along.
 
         Args:
-            observation: (D,) or (N, D).
+            observation: (D,) or (N, D); a dict of those for Dict spaces.
             state: what the previous call returned; None: every trial starts here.
             episode_start: True where a trial starts, (N,), whose memory is then zero.
             deterministic: the most probable action instead of a sampled one.
@@ -141,12 +159,12 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         """
         self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
-        n_rows = len(obs)
+        n_rows = _num_rows(obs)
         memory = self.zero_state(n_rows) if state is None else self._to_state(state)
         starts = None if episode_start is None else th.as_tensor(np.asarray(episode_start), device=self.device)
         with th.no_grad():
-            latent_pi, _, memory = self._remember(th.as_tensor(obs), memory, starts)
-            chosen = self._get_action_dist_from_latent(latent_pi).get_actions(deterministic=deterministic)
+            outputs, memory = self._remember(obs, memory, starts)
+            chosen = self._act(outputs).get_actions(deterministic=deterministic)
         actions = self._to_env(chosen.cpu().numpy().reshape((-1, *(self.action_space.shape or ()))))
         after = tuple(part.cpu().numpy() for part in memory)
         return (actions if vectorized else actions.squeeze(axis=0)), after
@@ -170,29 +188,37 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         features = self.extract_features(obs)
         return features if isinstance(features, tuple) else (features,)
 
-    def _heads(self, outputs: list[th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
-        latent_pi = self.mlp_extractor.forward_actor(outputs[0])
-        return latent_pi, self.mlp_extractor.forward_critic(outputs[-1])
+    def _act(self, outputs: list[th.Tensor]) -> Distribution:
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(outputs[0]))
 
-    def _latents(self, obs: PyTorchObs | PackedTrials) -> tuple[th.Tensor, th.Tensor]:
-        trials = obs if _is_packed(obs) else PackedTrials(th.as_tensor(obs), (len(obs),))
-        features = self._features(trials.data)
-        outputs = [
-            memory(PackedTrials(read, trials.batch_sizes))
-            for memory, read in zip(self._memories, features, strict=True)
-        ]
-        return self._heads(outputs)
+    def _values(self, outputs: list[th.Tensor], tasks: th.Tensor | None) -> th.Tensor:
+        read = outputs[-1]
+        if self.critic_task_size:
+            told = read.new_zeros(len(read), self.critic_task_size) if tasks is None else tasks
+            read = self.task_reader(th.cat([read, told], dim=1))
+        values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(read))
+        return values
+
+    def _outputs(self, trials: PackedTrials, memories: tuple[TrialRNN, ...]) -> list[th.Tensor]:
+        """What some of the memories make of whole trials, (n, H) each."""
+        if self.share_features_extractor or len(memories) == 2:
+            features = self._features(trials.data)
+        else:
+            extractor = self.pi_features_extractor if memories[0] is self.rnn else self.vf_features_extractor
+            features = (super(ActorCriticPolicy, self).extract_features(trials.data, extractor),)
+        sizes = trials.batch_sizes
+        return [memory(PackedTrials(read, sizes)) for memory, read in zip(memories, features, strict=True)]
 
     def _remember(
-        self, obs: th.Tensor, state: RNNState, episode_starts: th.Tensor | None
-    ) -> tuple[th.Tensor, th.Tensor, RNNState]:
+        self, obs: PyTorchObs, state: RNNState, episode_starts: th.Tensor | None
+    ) -> tuple[list[th.Tensor], RNNState]:
         if episode_starts is not None:
             keep = (1.0 - episode_starts.float()).view(1, -1, 1)
             state = tuple(part * keep for part in state)
         features = self._features(obs)
         if len(features) == 1:
             out, state = self.rnn.step(features[0], state)
-            return *self._heads([out]), state
+            return [out], state
         outputs, after = [], []
         layers = self.n_rnn_layers
         for place, (memory, read) in enumerate(zip(self._memories, features, strict=True)):
@@ -200,7 +226,7 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
             out, own = memory.step(read, before)
             outputs.append(out)
             after.append(own)
-        return *self._heads(outputs), tuple(th.cat(parts) for parts in zip(*after, strict=True))
+        return outputs, tuple(th.cat(parts) for parts in zip(*after, strict=True))
 
     @override
     def _build_mlp_extractor(self) -> None:
@@ -208,6 +234,11 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         self.rnn = self._make_rnn()
         if not self.share_features_extractor:
             self.vf_rnn = self._make_rnn()
+        if self.critic_task_size:
+            linear = nn.Linear(self.rnn_hidden_size + self.critic_task_size, self.rnn_hidden_size)
+            if self.ortho_init:
+                self.init_weights(linear, gain=np.sqrt(2))
+            self.task_reader = nn.Sequential(linear, self.activation_fn())
         self.mlp_extractor = MlpExtractor(self.rnn_hidden_size, self.net_arch, self.activation_fn, device=self.device)
 
     def _make_rnn(self) -> TrialRNN:
@@ -227,10 +258,25 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
             "rnn_type": self.rnn_type,
             "rnn_hidden_size": self.rnn_hidden_size,
             "n_rnn_layers": self.n_rnn_layers,
+            "critic_task_size": self.critic_task_size,
             "share_features_extractor": self.share_features_extractor,
         }
         return super()._get_constructor_parameters() | memory
 
 
+def _extractor(space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
+    if isinstance(space, spaces.Dict):
+        return CombinedExtractor
+    return NatureCNN if is_image_space(space) else FlattenExtractor
+
+
+def _num_rows(obs: PyTorchObs) -> int:
+    return len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+
+
 def _is_packed(obs: object) -> TypeGuard[PackedTrials]:
     return isinstance(obs, PackedTrials)
+
+
+def _packed(obs: PyTorchObs | PackedTrials) -> PackedTrials:
+    return obs if _is_packed(obs) else PackedTrials(obs, (_num_rows(obs),))  # type: ignore[arg-type]

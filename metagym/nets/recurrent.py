@@ -21,12 +21,15 @@ class PackedTrials(NamedTuple):
 
     Attributes:
         data: (n, ...), the first step of every trial, then the second step of every trial that has one, and so
-            on; trials in order of decreasing length, n the number of steps of all of them together.
+            on; trials in order of decreasing length, n the number of steps of all of them together. A dict of such
+            tensors for Dict observations.
         batch_sizes: number of trials that have a step t, for every t; not increasing, sums to n.
+        tasks: what a privileged critic is told of the task of each step, (n, P), or None.
     """
 
-    data: th.Tensor
+    data: Any
     batch_sizes: tuple[int, ...]
+    tasks: th.Tensor | None = None
 
 
 class TrialRNN(nn.Module):
@@ -87,7 +90,8 @@ class TrialRNN(nn.Module):
     @override
     def forward(self, trials: PackedTrials) -> th.Tensor:
         """Outputs (n, H) along whole trials, each from the zero state, in the order of ``trials.data`` (n, D)."""
-        data, batch_sizes = trials
+        data: th.Tensor = trials.data
+        batch_sizes = trials.batch_sizes
         if data.is_cuda:
             packed = rnn.PackedSequence(data, th.tensor(batch_sizes))
             out: th.Tensor = self.rnn(packed)[0].data

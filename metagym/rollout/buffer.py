@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from typing_extensions import override
@@ -13,6 +14,8 @@ from metagym.nets import PackedTrials
 from metagym.types import Array, Bool, Int
 
 __all__ = ["TrialBuffer", "Trials", "split_by_size"]
+
+_OBSERVED = "observations"
 
 
 class Trials(NamedTuple):
@@ -40,13 +43,15 @@ class TrialBuffer(RolloutBuffer):
 
     Args:
         buffer_size: steps of a rollout, per row; more may be added.
-        *args: those of ``RolloutBuffer``.
+        *args: those of ``RolloutBuffer``; observations may be a Dict.
+        task_size: P, numbers by which a privileged critic is told the task of each step; 0: none.
         **kwargs: those of ``RolloutBuffer``.
     """
 
     trials: Trials
 
-    def __init__(self, buffer_size: int, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, buffer_size: int, *args: Any, task_size: int = 0, **kwargs: Any) -> None:
+        self.task_size = task_size
         super().__init__(buffer_size, *args, **kwargs)
 
     @override
@@ -66,28 +71,41 @@ class TrialBuffer(RolloutBuffer):
         columns: dict[str, Array] = {name: np.zeros(shape, np.float32) for name in scalars}
         columns["dones"] = np.zeros(shape, np.bool_)
         columns["actions"] = np.zeros((*shape, self.action_dim), self.action_space.dtype)
-        columns["observations"] = np.zeros((*shape, *self.obs_shape), self.observation_space.dtype)
+        for name, space in self._observed.items():
+            columns[name] = np.zeros((*shape, *(space.shape or ())), space.dtype)
+        if self.task_size:
+            columns["tasks"] = np.zeros((*shape, self.task_size), np.float32)
         return columns
+
+    @property
+    def _observed(self) -> dict[str, spaces.Space[Any]]:
+        """Columns of observations: one, or one for each entry of a Dict."""
+        if isinstance(self.observation_space, spaces.Dict):
+            return {f"{_OBSERVED}/{key}": space for key, space in self.observation_space.items()}
+        return {_OBSERVED: self.observation_space}
 
     @override
     def add(
         self,
-        obs: Array,
+        obs: Array | dict[str, Array],
         action: Array,
         reward: Array,
         done: Bool,
         value: th.Tensor,
         log_prob: th.Tensor,
+        *,
+        tasks: Array | None = None,
     ) -> None:
         """Append one step of every row.
 
         Args:
-            obs: what was observed, (N, D).
+            obs: what was observed, (N, D), or a dict of (N, ...).
             action: what was done, (N, ...).
             reward: what it earned, (N,).
             done: whether the trial ended with it, (N,) (SB3's own buffer takes the *start* of the step instead).
             value: estimated value of `obs`, (N,).
             log_prob: log-probability of `action`, (N,).
+            tasks: what a privileged critic was told, (N, P).
         """
         if self.pos == len(self._columns["rewards"]):
             grown = self._allocate(2 * self.pos)
@@ -95,7 +113,11 @@ class TrialBuffer(RolloutBuffer):
                 grown[name][: self.pos] = column
             self._columns = grown
         step, columns = self.pos, self._columns
-        columns["observations"][step] = obs.reshape(self.n_envs, *self.obs_shape)
+        for key, values in (obs if isinstance(obs, dict) else {"": obs}).items():
+            column = columns[f"{_OBSERVED}/{key}" if key else _OBSERVED]
+            column[step] = values.reshape(column.shape[1:])
+        if tasks is not None:
+            columns["tasks"][step] = tasks
         columns["actions"][step] = action.reshape(self.n_envs, self.action_dim)
         columns["rewards"][step] = reward
         columns["dones"][step] = done
@@ -158,8 +180,11 @@ class TrialBuffer(RolloutBuffer):
         index = th.as_tensor(self._steps_of(chosen[by_length], time_major=True), device=self.device)
         alive = len(chosen) - np.searchsorted(np.sort(lengths), np.arange(lengths.max()), side="right")
         flat = {name: column.index_select(0, index) for name, column in self._flat.items() if name != "dones"}
+        seen: Any = flat.get(_OBSERVED)
+        if seen is None:
+            seen = {name.removeprefix(f"{_OBSERVED}/"): flat[name] for name in self._observed}
         return RolloutBufferSamples(
-            observations=PackedTrials(flat["observations"], tuple(alive.tolist())),  # type: ignore[arg-type]
+            observations=PackedTrials(seen, tuple(alive.tolist()), flat.get("tasks")),  # type: ignore[arg-type]
             actions=flat["actions"].float(),
             old_values=flat["values"],
             old_log_prob=flat["log_probs"],
@@ -167,14 +192,15 @@ class TrialBuffer(RolloutBuffer):
             returns=flat["returns"],
         )
 
-    def first_and_last_returns(self, boundary: int) -> tuple[Array, Array]:
+    def first_and_last_returns(self, boundary: int, key: str | None = None) -> tuple[Array, Array]:
         """Returns of the first and of the last episode of each complete trial, undiscounted, both (K,).
 
         Args:
             boundary: index of the observed number that is 1 on an episode's first observation.
+            key: the entry it lies in, where observations are a Dict.
         """
         order = self._steps_of(np.arange(len(self.trials.env)), time_major=False)
-        observations = self._columns["observations"]
+        observations = self._columns[_OBSERVED if key is None else f"{_OBSERVED}/{key}"]
         starts = observations[..., boundary].reshape(-1)[order] == 1.0
         trial_starts = np.cumsum(self.trials.length) - self.trials.length
         starts[trial_starts] = True

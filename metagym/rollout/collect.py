@@ -13,15 +13,19 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import override
 
 from metagym.errors import ConfigError
 from metagym.nets import RNNState, TrialActorCriticPolicy
 from metagym.rollout.buffer import TrialBuffer
-from metagym.types import Array, Bool
+from metagym.rollout.tasks import TaskReader
+from metagym.types import Array, Bool, Int
 
 __all__ = ["TrialRollouts", "uninterrupted"]
+
+_LAST_OBS = "last_obs"
 
 
 @contextmanager
@@ -61,13 +65,19 @@ class TrialRollouts(OnPolicyAlgorithm):
             self.rollout_buffer_class = TrialBuffer
         if not issubclass(self.rollout_buffer_class, TrialBuffer):
             raise ConfigError(f"rollout_buffer_class must be a TrialBuffer, not {self.rollout_buffer_class.__name__}.")
+        task_size = self.policy_kwargs.get("critic_task_size", 0)
+        if task_size:
+            self.rollout_buffer_kwargs = {**self.rollout_buffer_kwargs, "task_size": task_size}
         super()._setup_model()
         if not isinstance(self.policy, TrialActorCriticPolicy):
             raise ConfigError(
                 f"the policy must be a TrialActorCriticPolicy ('MlpPolicy'), not {type(self.policy).__name__}."
             )
         self._rollout_step = 0
-        self._memory: RNNState = self.policy.zero_state(getattr(self, "n_envs", 1))
+        n_rows = getattr(self, "n_envs", 1)
+        self._memory: RNNState = self.policy.zero_state(n_rows)
+        self._task_reader: TaskReader | None = None
+        self._tasks: th.Tensor | None = th.zeros(n_rows, task_size, device=self.device) if task_size else None
 
     @override
     def _setup_learn(
@@ -78,10 +88,39 @@ class TrialRollouts(OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:
+        starts_anew = reset_num_timesteps or self._last_obs is None
+        if starts_anew:
             self.rollout_buffer.reset()
             self._rollout_step = 0
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if self._tasks is not None:
+            self._find_tasks(self.env)
+            if starts_anew:
+                self._tasks[:] = self._tasks_of(np.arange(self.n_envs))
+        return ready
+
+    @override
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        if self._tasks is not None:
+            self._find_tasks(env)
+        super().set_env(env, force_reset)
+
+    def _find_tasks(self, env: Any) -> None:
+        """See to it that a privileged critic can be told the tasks of this env."""
+        assert self._tasks is not None
+        if self._task_reader is None or self._task_reader.env is not env:
+            reader = TaskReader(env)
+            if reader.size != self._tasks.shape[1]:
+                raise ConfigError(
+                    f"the privileged critic was built for tasks of {self._tasks.shape[1]} numbers; those of this env "
+                    f"have {reader.size}."
+                )
+            self._task_reader = reader
+
+    def _tasks_of(self, rows: Int) -> th.Tensor:
+        """What a privileged critic is told of the tasks that some rows play now, (M, P)."""
+        assert self._task_reader is not None
+        return th.as_tensor(self._task_reader.read(rows), device=self.device)
 
     @override
     def collect_rollouts(
@@ -105,32 +144,38 @@ class TrialRollouts(OnPolicyAlgorithm):
         callback.on_rollout_end()
         return True
 
-    def _advance(self, env: VecEnv) -> tuple[Array, Array, Array, Bool, list[dict[str, Any]]]:
+    def _advance(self, env: VecEnv) -> tuple[Array, Any, Array, Bool, list[dict[str, Any]]]:
         """One step of every row, recorded."""
         obs, starts = self._last_obs, self._last_episode_starts
-        if not isinstance(obs, np.ndarray) or starts is None:
-            raise ConfigError(f"rollouts of trials need one array of observations, not {type(obs).__name__}.")
+        if not isinstance(obs, np.ndarray | dict) or starts is None:
+            raise ConfigError(f"rollouts of trials need arrays of observations, not {type(obs).__name__}.")
         with th.no_grad():
             chosen, values, log_probs, memory = self.policy.step(
-                th.as_tensor(obs, device=self.device),
+                obs_as_tensor(obs, self.device),
                 self._memory,
                 th.as_tensor(starts, device=self.device) if starts.any() else None,
+                tasks=self._tasks,
             )
         actions = chosen.cpu().numpy()
+        told = None if self._tasks is None else self._tasks.cpu().numpy().copy()
         try:
             new_obs, rewards, dones, infos = env.step(self._to_env(actions))
+            ended = np.flatnonzero(dones)
+            begun = self._tasks_of(ended) if self._tasks is not None and ended.size else None
         except BaseException:
             self._last_obs = None  # env and learner may be a step apart: the next learn() resets the env
             raise
         self.num_timesteps += env.num_envs
-        if dones.any():
-            rewards = self._finish_trials(rewards, np.flatnonzero(dones), infos, memory)
-        self.rollout_buffer.add(obs, actions, rewards, dones, values, log_probs)
+        if ended.size:
+            rewards = self._finish_trials(rewards, ended, infos, memory)
+        if self._tasks is not None and begun is not None:
+            self._tasks[ended] = begun
+        self.rollout_buffer.add(obs, actions, rewards, dones, values, log_probs, tasks=told)
         self._memory = memory
         self._last_obs = new_obs  # type: ignore[assignment]
         self._last_episode_starts = dones
         self._rollout_step += 1
-        return actions, np.asarray(new_obs), rewards, dones, infos
+        return actions, new_obs, rewards, dones, infos
 
     def _to_env(self, actions: Array) -> Array:
         if not isinstance(self.action_space, spaces.Box):
@@ -148,7 +193,8 @@ class TrialRollouts(OnPolicyAlgorithm):
                 continue
             with th.no_grad():
                 obs = self.policy.obs_to_tensor(last_obs)[0]
-                value = self.policy.value(th.as_tensor(obs), tuple(part[:, row : row + 1] for part in memory))
+                tasks = None if self._tasks is None else self._tasks[row : row + 1]
+                value = self.policy.value(obs, tuple(part[:, row : row + 1] for part in memory), tasks)
             rewards = rewards.copy()
             rewards[row] += self.gamma * float(value)
         return rewards
@@ -166,19 +212,34 @@ class TrialRollouts(OnPolicyAlgorithm):
         arrays["rollout_step"] = np.array(self._rollout_step)
         for place, part in enumerate(self._memory):
             arrays[f"memory/{place}"] = part.cpu().numpy().copy()
-        if isinstance(self._last_obs, np.ndarray) and self._last_episode_starts is not None:
-            arrays["last_obs"] = self._last_obs.copy()
+        if self._tasks is not None:
+            arrays["tasks"] = self._tasks.cpu().numpy().copy()
+        if self._last_obs is not None and self._last_episode_starts is not None:
+            arrays |= _named(self._last_obs)
             arrays["last_episode_starts"] = self._last_episode_starts.copy()
         return arrays
 
     def set_rollout_state(self, arrays: dict[str, Array]) -> None:
         """Continue from what `get_rollout_state` of an equal learner returned."""
-        prefix = "buffer/"
-        buffer = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        self.rollout_buffer.set_state(buffer)
+        self.rollout_buffer.set_state(_part("buffer/", arrays))
         self._rollout_step = int(arrays["rollout_step"])
         parts = sorted(name for name in arrays if name.startswith("memory/"))
         self._memory = tuple(th.tensor(arrays[name], device=self.device) for name in parts)
-        self._last_obs = arrays["last_obs"].copy() if "last_obs" in arrays else None
+        if self._tasks is not None:
+            self._tasks = th.tensor(arrays["tasks"], device=self.device)
+        entries = _part(f"{_LAST_OBS}/", arrays)
+        single = arrays[_LAST_OBS].copy() if _LAST_OBS in arrays else None
+        self._last_obs = {key: array.copy() for key, array in entries.items()} or single
         if "last_episode_starts" in arrays:
             self._last_episode_starts = arrays["last_episode_starts"].copy()
+
+
+def _named(observations: Any) -> dict[str, Array]:
+    """Observations of all rows as arrays of a checkpoint."""
+    if not isinstance(observations, dict):
+        return {_LAST_OBS: observations.copy()}
+    return {f"{_LAST_OBS}/{key}": values.copy() for key, values in observations.items()}
+
+
+def _part(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

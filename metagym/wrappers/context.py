@@ -14,11 +14,13 @@ from metagym.errors import ConfigError
 from metagym.tasks import Task
 from metagym.types import Array, Bool, Float, Int
 from metagym.wrappers.base import RowsWrapper, TaskWrapper, rows_layers
-from metagym.wrappers.flat import Flat, flat_box
+from metagym.wrappers.flat import Flat, Kept, flat_box
 from metagym.wrappers.trial import VectorTrial
 
-__all__ = ["ContextMemory", "RL2Context", "VectorRL2Context"]
+__all__ = ["CONTEXT", "ContextMemory", "RL2Context", "VectorRL2Context"]
 
+CONTEXT = "context"
+"""Entry of a Dict that holds the last action, the last reward and the boundary flag."""
 _ROW = np.zeros(1, np.int64)
 
 
@@ -32,7 +34,7 @@ class ContextMemory:
         reward_scale: what rewards are multiplied with.
 
     Attributes:
-        space: of one row's extended observation, flat.
+        space: of one row's extended observation: flat; where observations are a Dict or an image, a Dict.
         features: last action (one-hot or vector), last reward, boundary; (N, A + 2) float32.
 
     Raises:
@@ -50,12 +52,18 @@ class ContextMemory:
             raise ConfigError(f"reward_scale must be a number, got {reward_scale!r}")
         if not 0.0 < reward_scale < np.inf:
             raise ConfigError(f"reward_scale must be positive and finite, got {reward_scale!r}")
-        self._observation, self._action = Flat(observation_space), Flat(action_space)
+        kept = Kept.is_needed(observation_space)
+        self._observation: Flat | Kept = (Kept if kept else Flat)(observation_space)
+        self._action = Flat(action_space)
         self.reward_scale = float(reward_scale)
         # Zeros stand for "no action yet", so that they belong to the space even where no action is zero.
         action_low, action_high = np.minimum(self._action.low, 0), np.maximum(self._action.high, 0)
-        observed = (self._observation.low, self._observation.high)
-        self.space = flat_box(observed, (action_low, action_high), ([-np.inf], [np.inf]), ([0], [1]))
+        added = ((action_low, action_high), ([-np.inf], [np.inf]), ([0], [1]))
+        self.space: spaces.Space[Any]
+        if isinstance(self._observation, Kept):
+            self.space = self._observation.with_entry(CONTEXT, flat_box(*added))
+        else:
+            self.space = flat_box((self._observation.low, self._observation.high), *added)
         self.features: NDArray[np.float32] = np.zeros((num_rows, self._action.width + 2), np.float32)
 
     def clear(self, rows: Int) -> None:
@@ -79,9 +87,15 @@ class ContextMemory:
         self.features[:, -2] = reward * self.reward_scale
         self.features[:, -1] = boundary
 
-    def extend(self, observation: Array, rows: Int | None) -> NDArray[np.float32]:
-        """Extended observations (M, D + A + 2) of all rows or of some, from their observations (M, ...)."""
+    def extend(self, observation: Any, rows: Int | None) -> Any:
+        """Extended observations of all rows or of some, from their observations (M, ...).
+
+        Returns:
+            (M, D + A + 2), or a dict of (M, ...).
+        """
         features = self.features if rows is None else self.features[rows]
+        if isinstance(self._observation, Kept):
+            return {**self._observation.entries(observation), CONTEXT: features.copy()}
         width = self._observation.width
         extended = np.zeros((len(features), width + features.shape[1]), np.float32)
         self._observation.write(observation, extended[:, :width])
@@ -122,7 +136,13 @@ class VectorRL2Context(RowsWrapper):
 
     @override
     def observe_rows(self, rows: Int | None) -> Array:
-        return self._memory.extend(self.env.observe_rows(rows), rows)
+        extended: Any = self._memory.extend(self.env.observe_rows(rows), rows)
+        if rows is None or not isinstance(extended, dict):
+            return extended  # type: ignore[no-any-return]
+        # Some rows of a Dict are an array of dicts, one for each: so Gymnasium wants last observations.
+        each = np.empty(len(rows), object)
+        each[:] = [{key: part[place] for key, part in extended.items()} for place in range(len(rows))]
+        return each
 
     @override
     def own_state(self) -> dict[str, Array]:
@@ -138,6 +158,10 @@ class RL2Context(TaskWrapper):
     and the last action and reward of the episode before are there. Elsewhere the boundary is 0, also at the trial's
     last observation, which carries the last action and reward as well.
 
+    Observations that are a Dict, or an image (a `Box` of bytes with three axes and at least 36 pixels either way), stay
+    what they are: the observation is then a Dict of the entries there were (of an image: "observation") and of
+    "context", the flat rest.
+
     Source: Duan et al. 2016, "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning", section 2.2.
 
     Args:
@@ -145,7 +169,8 @@ class RL2Context(TaskWrapper):
         reward_scale: what the rewards in the observation (not those returned) are multiplied with.
 
     Raises:
-        ConfigError: if there is no `Trial` inside, a space cannot be flattened, or the scale is out of range.
+        ConfigError: if there is no `Trial` inside, a space cannot be flattened, an entry is called "context" already,
+            or the scale is out of range.
     """
 
     rows_type = VectorRL2Context
@@ -169,6 +194,9 @@ class RL2Context(TaskWrapper):
         self._memory.store(np.asarray(action)[None], np.array([reward], np.float64), boundary)
         return self._extend(observation), reward, terminated, truncated, info
 
-    def _extend(self, observation: Any) -> NDArray[np.float32]:
-        extended: NDArray[np.float32] = self._memory.extend(np.asarray(observation)[None], None)[0]
-        return extended
+    def _extend(self, observation: Any) -> Any:
+        if isinstance(observation, dict):
+            rows = self._memory.extend({key: np.asarray(part)[None] for key, part in observation.items()}, None)
+        else:
+            rows = self._memory.extend(np.asarray(observation)[None], None)
+        return {key: part[0] for key, part in rows.items()} if isinstance(rows, dict) else rows[0]

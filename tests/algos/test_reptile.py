@@ -1,5 +1,6 @@
 """Reptile: the outer step by hand, the rules of SB3, and learning."""
 
+import random
 import warnings
 from inspect import signature
 
@@ -13,10 +14,11 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import LinearSchedule, set_random_seed
 
 from metagym.algos.reptile import Reptile
-from metagym.learner_state import LearnerState, preserved_rng
+from metagym.algos.reptile_run import derived_seed, seed_run
+from metagym.learner_state import LearnerState, get_rng_state, preserved_rng
 from metagym.wrappers.sb3 import VectorEnvAdapter
 from tests.algos.reptile_setup import (
     CONTINUOUS,
@@ -36,17 +38,15 @@ from tests.algos.reptile_setup import (
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 def test_one_outer_step_is_theta_plus_epsilon_times_the_mean_of_phi_minus_theta(fraction, monkeypatch):
     agent = tiny(learning_rate=fraction, meta_batch_size=3, seed=0)
-    theta, phis = state(agent), []
-    run = agent._run
-    starts = []
+    theta, phis, starts = state(agent), [], []
+    learn = agent.learner.learn
 
-    def spy(env, task):
+    def spy(*args, **kwargs):
         starts.append(state(agent))
-        returns = run(env, task)
+        learn(*args, **kwargs)
         phis.append(state(agent))
-        return returns
 
-    monkeypatch.setattr(agent, "_run", spy)
+    monkeypatch.setattr(agent.learner, "learn", spy)
     agent.learn(1)
     assert len(phis) == 3
     assert all(same(start, theta) for start in starts)
@@ -60,16 +60,16 @@ def test_one_outer_step_is_theta_plus_epsilon_times_the_mean_of_phi_minus_theta(
 def test_a_run_is_what_the_bare_learner_would_do_on_that_task():
     agent = tiny(line_env(), learning_rate=1.0, meta_batch_size=1, seed=3)
     arguments = {name: getattr(agent.learner, name) for name in ("n_steps", "batch_size", "n_epochs")}
-    bare = PPO("MlpPolicy", line_env(), policy_kwargs=dict(NETS), device="cpu", seed=3, **arguments)
-    # Again, because constructing either seeds the process's random states.
-    agent = tiny(line_env(), learning_rate=1.0, meta_batch_size=1, seed=3)
+    bare = PPO("MlpPolicy", line_env(), policy_kwargs=dict(NETS), device="cpu", **arguments)
     state(agent).restore(bare)
+    agent.learn(32)
     with preserved_rng():
-        agent.learn(32)
-    bare.env.reset()
-    task = bare.env.env_method("sample_task", indices=[0])[0]
-    bare.env.env_method("set_task", task)
-    bare.learn(32, log_interval=None)
+        for _ in range(2):  # tasks are drawn while one is pinned
+            seed_run(bare, bare.env, derived_seed(3, 0))
+            bare.env.reset()
+            bare.env.env_method("set_task", bare.env.env_method("sample_task", indices=[0])[0])
+        seed_run(bare, bare.env, derived_seed(3, 0, 0))
+        bare.learn(32, log_interval=None)
     assert same(state(agent), LearnerState.capture(bare))
 
 
@@ -84,13 +84,13 @@ def test_all_rows_play_the_task_that_was_drawn_and_another_one_in_the_next_run()
 def test_a_task_is_played_with_a_fresh_optimizer_or_one_carried_on(monkeypatch):
     for inner_optimizer, expected in (("fresh", [0, 0]), ("carry", [0, 9])):
         agent = tiny(meta_batch_size=2, inner_optimizer=inner_optimizer)
-        run, moments = agent._run, []
+        learn, moments = agent.learner.learn, []
 
-        def spy(env, task, run=run, moments=moments, agent=agent):
+        def spy(*args, learn=learn, moments=moments, agent=agent, **kwargs):
             moments.append(number_of_moments(state(agent)))
-            return run(env, task)
+            return learn(*args, **kwargs)
 
-        monkeypatch.setattr(agent, "_run", spy)
+        monkeypatch.setattr(agent.learner, "learn", spy)
         agent.learn(1)
         assert moments == expected
         assert (number_of_moments(state(agent)) > 0) == (inner_optimizer == "carry")
@@ -216,11 +216,50 @@ def test_the_same_seed_gives_the_same_parameters_and_another_seed_others():
     assert not same(first, third)
 
 
-def test_constructing_without_a_seed_leaves_nothing_seeded_and_tasks_share_no_noise():
-    agent = tiny(line_env(), seed=1)
-    before = th.get_rng_state()
-    agent.learn(64)
-    assert not th.equal(before, th.get_rng_state())
+def test_runs_share_no_noise_and_learning_leaves_the_random_states_of_the_process(monkeypatch):
+    agent = tiny(line_env(), meta_batch_size=2)
+    drawn, before = [], get_rng_state()
+    learn = agent.learner.learn
+
+    def spy(*args, **kwargs):
+        drawn.append((th.rand(1).item(), np.random.rand(), random.random()))  # noqa: NPY002
+        return learn(*args, **kwargs)
+
+    monkeypatch.setattr(agent.learner, "learn", spy)
+    agent.learn(128)
+    assert len({value for values in drawn for value in values}) == 4 * 3
+    assert all(np.array_equal(before[name], value) for name, value in get_rng_state().items())
+
+
+def test_what_callbacks_draw_changes_nothing():
+    quiet = tiny(seed=0).learn(128)
+    noisy = tiny(seed=0).learn(128, callback=lambda *_: bool(th.rand(3).sum() >= 0))
+    assert same(state(quiet), state(noisy))
+
+
+def test_a_second_call_goes_on_with_other_tasks_and_noise():
+    env = line_env()
+    agent = tiny(env, seed=0, meta_batch_size=1)
+    for _ in range(2):
+        agent.learn(1)
+    tasks = [played for played in env.get_attr("played")[0] if played != env.get_attr("played")[0][0]]
+    assert len(set(tasks)) == 3  # the first reset's and one in each call
+
+
+def test_without_a_seed_training_hangs_on_the_state_of_the_process():
+    agents = []
+    for seed in (1, 1, 2):
+        set_random_seed(seed)
+        agents.append(state(tiny().learn(64)))
+    assert same(agents[0], agents[1])
+    assert not same(agents[0], agents[2])
+
+
+def test_derived_seeds_differ_from_place_to_place():
+    seeds = {derived_seed(entropy, *place) for entropy in (0, 1) for place in ((0,), (1,), (0, 0), (0, 1), (1, 0))}
+    assert len(seeds) == 10
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert derived_seed(7, 3, 1) == 1988353980
 
 
 def test_what_the_user_passed_is_not_written_into():

@@ -1,22 +1,25 @@
 """RL²: constructed like an SB3 learner, and learns within a trial."""
 
 import copy
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import TRPO, RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import metagym
-from metagym.algos.rl2 import RL2, RL2A2C, RL2PPO
+from metagym.algos.rl2 import RL2, RL2A2C, RL2PPO, RL2TRPO
+from metagym.algos.rl2_learners import Learner
 from metagym.distributions import TaskDistribution
 from metagym.engine import TaskEnv
 from metagym.errors import ConfigError
+from metagym.saving import write_archive
 from tests.algos.rl2_setup import (
     BANDIT,
     LAKE,
@@ -55,12 +58,73 @@ def test_a_subclass_of_ppo_is_joined_once():
     assert type(one).__name__ == "RL2Mine"
 
 
-@pytest.mark.parametrize("learner_class", ["PPO", "A2C"])
+def test_subclasses_of_rl2_are_joined_too():
+    class Own(RL2):
+        learner_class = A2C
+
+    settings = {"episodes_per_trial": 2, "n_envs": 2, "n_steps": 8}
+    assert isinstance(Own("MlpPolicy", LAKE, **settings), RL2A2C)
+    trpo = Own("MlpPolicy", LAKE, learner_class=TRPO, batch_size=8, **settings)
+    assert isinstance(trpo, Own)
+    assert isinstance(trpo, RL2TRPO)
+    assert trpo.learner_class is TRPO
+    with pytest.raises(ConfigError, match="RL2A2C cannot have PPO inside"):
+        RL2A2C("MlpPolicy", LAKE, learner_class=PPO, **settings)
+    for given in (RL2A2C, Own):
+        with pytest.raises(ConfigError, match="cannot have DQN inside"):
+            given("MlpPolicy", LAKE, learner_class=DQN, **settings)
+
+
+def test_trpo_has_a_critic_with_a_memory_of_its_own_and_whole_trials():
+    settings = {"learner_class": TRPO, "episodes_per_trial": 2, "n_envs": 2, "n_steps": 8, "batch_size": 8}
+    agent = RL2("MlpPolicy", LAKE, **settings)
+    assert type(agent) is RL2TRPO
+    assert hasattr(agent.policy, "vf_rnn")
+    assert (agent.target_kl, agent.cg_max_steps) == (0.03, 10)
+    shared = RL2("MlpPolicy", LAKE, policy_kwargs={"share_features_extractor": True}, **settings)
+    assert not hasattr(shared.policy, "vf_rnn")
+    with pytest.raises(ConfigError, match="sub_sampling_factor must be 1, not 4: memories read whole trials"):
+        RL2("MlpPolicy", LAKE, sub_sampling_factor=4, **settings)
+
+
+class Elsewhere:
+    """Stands for a class of another module that makes and loads some learners in place of RL2."""
+
+    made: ClassVar = []
+
+    def __init__(self, *args, **kwargs):
+        self.made.append((args, kwargs))
+
+    @classmethod
+    def load(cls, path, env, device, custom_objects, **changes):
+        return path, env, device, custom_objects, changes
+
+
+def test_learners_that_the_table_gives_away_are_made_and_loaded_elsewhere(tmp_path, monkeypatch):
+    row = Learner(DQN, {}, made_by=f"{__name__}:Elsewhere")
+    monkeypatch.setattr("metagym.algos.rl2_learners.LEARNERS", (row,))
+    agent = RL2("MlpPolicy", LAKE, learner_class="DQN", episodes_per_trial=2)
+    assert type(agent).__name__ == "Elsewhere"
+    assert agent.made == [(("MlpPolicy", LAKE), {"learner_class": DQN, "episodes_per_trial": 2})]
+    path = tmp_path / "agent"
+    write_archive(path, meta={"kind": "Elsewhere"}, arrays={})
+    assert RL2.load(path, device="cpu", verbose=1) == (path, None, "cpu", None, {"verbose": 1})
+
+
+def test_off_policy_learners_look_back_over_a_window():
+    agent = RL2("MlpPolicy", LAKE, learner_class="DQN", episodes_per_trial=2, n_envs=2, buffer_size=100)
+    assert isinstance(agent, DQN)
+    assert type(agent).__module__ == "metagym.algos.rl2_window"
+
+
+@pytest.mark.parametrize("learner_class", ["PPO", "A2C", "TRPO"])
 @pytest.mark.parametrize("rnn_type", ["gru", "lstm"])
 def test_it_learns_from_an_id(learner_class, rnn_type):
     kwargs = {"n_steps": 8, "policy_kwargs": {"rnn_hidden_size": 4, "rnn_type": rnn_type}, "n_envs": 2}
     if learner_class == "PPO":
         kwargs |= {"batch_size": 8, "n_epochs": 2}
+    if learner_class == "TRPO":
+        kwargs |= {"batch_size": 8, "target_kl": 1.0}
     agent = RL2("MlpPolicy", LAKE, learner_class=learner_class, steps_per_trial=4, **kwargs)
     before = parameters(agent)
     agent.learn(32)
@@ -75,10 +139,11 @@ def test_it_learns_from_an_id(learner_class, rnn_type):
         ({"episodes_per_trial": 2.5}, "episodes_per_trial must be an integer of at least 1, not 2.5"),
         ({"steps_per_trial": 10}, "exactly one of episodes_per_trial and steps_per_trial"),
         ({"episodes_per_trial": None}, "exactly one of episodes_per_trial and steps_per_trial"),
-        ({"learner_class": DQN}, "must be PPO, A2C, .* not DQN"),
-        ({"learner_class": TRPO}, "must be PPO, A2C, .* not TRPO"),
-        ({"learner_class": RecurrentPPO}, "must be PPO, A2C, .* not RecurrentPPO"),
-        ({"learner_class": "SAC"}, "must be PPO, A2C, .* not 'SAC'"),
+        ({"learner_class": HerReplayBuffer}, "must be PPO, A2C, TRPO, .* not HerReplayBuffer"),
+        ({"learner_class": RecurrentPPO}, "must be PPO, A2C, TRPO, .* not RecurrentPPO"),
+        ({"learner_class": RL2PPO}, "must be PPO, A2C, TRPO, .* not RL2PPO"),
+        ({"learner_class": "PPO2"}, "must be PPO, A2C, TRPO, .* not 'PPO2'"),
+        ({"privileged_critic": 1}, "privileged_critic must be True or False, not 1"),
         ({"n_envs": 0}, "n_envs must be an integer of at least 1, not 0"),
         ({"n_stepz": 8}, "unknown keywords \\['n_stepz'\\]; PPO takes"),
         ({"split": "tset"}, "tset"),

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -56,13 +57,15 @@ def test_a_learner_of_a_vec_env_predicts_without_one_and_trains_with_one(tmp_pat
         RL2.load(tmp_path / "agent", env=VectorEnvAdapter(Trial(vector_lake(), episodes_per_trial=2)))
 
 
-@pytest.mark.parametrize("learner_class", [PPO, A2C])
+@pytest.mark.parametrize("learner_class", [PPO, A2C, TRPO])
 @pytest.mark.parametrize("at", [24, 31])
 def test_resumed_training_is_uninterrupted_training(tmp_path, learner_class, at):
     """Saved at a rollout's end or in its middle, while trials are unfinished."""
     settings = {"n_envs": 3, "n_steps": 8, "seed": 3, "policy_kwargs": {"rnn_hidden_size": 4}}
     if learner_class is PPO:
         settings |= {"batch_size": 12, "n_epochs": 2}
+    if learner_class is TRPO:
+        settings |= {"batch_size": 12, "target_kl": 1.0}
 
     def make():
         return RL2("MlpPolicy", LAKE, learner_class=learner_class, episodes_per_trial=3, **settings)

@@ -70,8 +70,8 @@ def test_other_unfit_envs_are_refused():
         RL2("MlpPolicy", vector_lake(mode=AutoresetMode.NEXT_STEP), episodes_per_trial=2)
     with pytest.raises(ConfigError, match="n_envs=2, but the vector env that was given has 3 rows"):
         RL2("MlpPolicy", vector_lake(), episodes_per_trial=2, n_envs=2)
-    with pytest.raises(ConfigError, match="policy 'CnnPolicy' is unknown"):
-        RL2("CnnPolicy", LAKE, episodes_per_trial=2)
+    with pytest.raises(ConfigError, match="policy 'MlpLstmPolicy' is unknown"):
+        RL2("MlpLstmPolicy", LAKE, episodes_per_trial=2)
 
 
 def test_set_env_takes_what_the_constructor_takes():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metagym.errors import ConfigError
 from metagym.wrappers import RevealTask, RL2Context, Trial
-from metagym.wrappers.flat import Flat, FlatDict
+from metagym.wrappers.flat import Flat, FlatDict, Kept
 
 RIGHT, DOWN = 2, 1
 
@@ -200,3 +200,37 @@ def test_vectors_are_gymnasiums(space):
 def test_a_space_without_one_shape_is_refused():
     with pytest.raises(ConfigError, match="FlattenObservation"):
         Flat(spaces.Tuple([spaces.Discrete(2)]))
+
+
+@pytest.mark.parametrize(
+    ("space", "kept"),
+    [
+        (spaces.Box(0, 255, (36, 36, 3), np.uint8), True),
+        (spaces.Dict(a=spaces.Discrete(2)), True),
+        (spaces.Box(0, 1, (36, 36, 3), np.float32), False),
+        (spaces.Box(0, 255, (36, 36), np.uint8), False),
+        (spaces.Box(0, 255, (7, 7, 3), np.uint8), False),
+        (spaces.Box(0, 255, (3, 40, 50), np.uint8), True),
+        (spaces.Discrete(4), False),
+    ],
+)
+def test_dicts_and_images_are_kept_and_all_else_is_flattened(space, kept):
+    assert Kept.is_needed(space) is kept
+
+
+def test_kept_entries_are_those_there_were_and_one_more():
+    image, box = spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Box(-1.0, 1.0, (2,), np.float32)
+    assert Kept(image).with_entry("more", box) == spaces.Dict(observation=image, more=box)
+    assert Kept(spaces.Dict(a=box)).with_entry("b", image) == spaces.Dict(a=box, b=image)
+    pictures, numbers = np.zeros((4, 36, 36, 3), np.uint8), np.zeros((4, 2), np.float32)
+    assert Kept(image).entries(pictures)["observation"] is pictures
+    assert Kept(spaces.Dict(a=box)).entries({"a": numbers})["a"] is numbers
+    codes = spaces.Box(0, 255, (2, 2, 3), np.uint8)
+    flat = Kept(spaces.Dict(a=codes))
+    assert flat.with_entry("b", box)["a"] == spaces.Box(0.0, 255.0, (12,), np.float32)
+    seen = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    assert flat.entries({"a": seen})["a"].tolist() == np.arange(24.0).reshape(2, 12).tolist()
+    with pytest.raises(ConfigError, match="entry 'a' is Dict"):
+        Kept(spaces.Dict(a=spaces.Dict(b=box)))
+    with pytest.raises(ConfigError, match="'a' already"):
+        Kept(spaces.Dict(a=box)).with_entry("a", image)
