@@ -9,6 +9,7 @@ import typer
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Box, Space
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from metagym import __version__
@@ -88,7 +89,7 @@ def _summary(env_id: str) -> list[str]:
     try:
         family = kind(**defaults)
     except DependencyNotInstalled as missing:
-        return [what, str(missing), "", ""]
+        return [what, escape(str(missing)), "", ""]
     return [what, _brief(family.observation_space), _brief(family.action_space), str(family.episode_length)]
 
 

@@ -1,6 +1,7 @@
 """What the tests of the core share: envs to test, families made to be difficult, and Hypothesis strategies."""
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +41,11 @@ def some_ids(names, *, slow=()):
     marks = {name: [missing] for name in SIMULATED} | {name: [pytest.mark.slow, missing] for name in slow}
     marks |= {name: [pytest.mark.slow] for name in slow if name not in SIMULATED}
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks.get(name, ())) for name in names])
+
+
+def plainly(value):
+    """The text of a value without addresses in memory, which differ from process to process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def label(setting):

@@ -23,7 +23,10 @@ SMALL = {
 
 
 @pytest.fixture
-def zoo():
+def zoo(monkeypatch):
+    # RL Zoo puts a TimeLimit of its own into Gymnasium when it is imported; other tests need Gymnasium's back.
+    for module in (gym.wrappers, gym.wrappers.common, gym.envs.registration):
+        monkeypatch.setattr(module, "TimeLimit", gym.wrappers.common.TimeLimit, raising=False)
     return pytest.importorskip("rl_zoo3", reason="RL Zoo is not installed: pip install rl_zoo3")
 
 

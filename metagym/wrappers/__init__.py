@@ -1,4 +1,4 @@
-"""Wrappers of envs with tasks. `Trial`, `RL2Context` and `RevealTask` take a scalar env or metagym's vector env.
+"""Wrappers of envs with tasks. All but `VectorEnvAdapter` take a scalar env or metagym's vector env, and give that kind.
 
 `VectorEnvAdapter` imports Stable-Baselines3, and is imported when asked for: the others need neither that nor torch.
 """
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from metagym.wrappers.context import RL2Context
 from metagym.wrappers.reveal import RevealTask
 from metagym.wrappers.trial import Trial
+from metagym.wrappers.window import Window
 
 if TYPE_CHECKING:
     from metagym.wrappers.sb3 import VectorEnvAdapter
 
-__all__ = ["RL2Context", "RevealTask", "Trial", "VectorEnvAdapter"]
+__all__ = ["RL2Context", "RevealTask", "Trial", "VectorEnvAdapter", "Window"]
 
 
 def __getattr__(name: str) -> Any:

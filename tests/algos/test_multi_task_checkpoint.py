@@ -19,6 +19,7 @@ from metagym.replay import TaskReplayBuffer
 from metagym.saving import read_archive, write_archive
 from tests.algos.multi_task_setup import LAKE, LEARNERS, POINT, SaveAt, state, tiny
 from tests.algos.reptile_setup import line_env, same, same_moments
+from tests.strategies import plainly
 
 # One or the other plainly; all of both with the slow tests.
 FEW = (PPO, DQN, SAC, ARS, RecurrentPPO)
@@ -168,7 +169,7 @@ def test_an_env_that_does_not_fit_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [{"arguments": {}}, {"arguments": []}, {"position": {}}, {"position": {"counters": 3}}, {"n_envs": "many"}],
-    ids=str,
+    ids=plainly,
 )
 def test_a_damaged_checkpoint_is_refused(damage, tmp_path):
     tiny().save(tmp_path / "agent")

@@ -15,6 +15,7 @@ from metagym.errors import CheckpointError, ConfigError
 from metagym.learner_state import get_rng_state
 from metagym.saving import read_archive, write_archive
 from tests.algos.reptile_setup import LAKE, POINT, line_env, same, same_moments, state, tiny
+from tests.strategies import plainly
 
 
 @pytest.mark.parametrize("inner_optimizer", ["fresh", "carry"])
@@ -142,7 +143,7 @@ def test_what_a_file_cannot_hold_is_passed_again(tmp_path):
         {"action_rng": {"bit_generator": "PCG64"}},
         {"n_envs": "many"},
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_a_damaged_checkpoint_is_refused(damage, tmp_path):
     tiny().save(tmp_path / "agent")

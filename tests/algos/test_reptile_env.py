@@ -12,6 +12,7 @@ import metagym
 from metagym.algos.reptile import Reptile
 from metagym.errors import ConfigError
 from tests.algos.reptile_setup import LAKE, POINT, TINY, Line, Plain, line_env, tiny
+from tests.strategies import plainly
 
 
 def test_ids_scalar_envs_and_vector_envs_are_accepted():
@@ -77,7 +78,7 @@ def test_the_training_env_is_unpinned_in_the_end():
         ({"learner_kwargs": {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0)}}, "lr_schedule of the inner PPO changes"),
         ({"learner_kwargs": {"clip_range": lambda progress: progress}}, "clip_range of the inner PPO changes"),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_a_mistake_raises_an_error_that_names_it(arguments, message):
     arguments = {

@@ -11,6 +11,7 @@ from metagym.errors import ConfigError
 from metagym.learner_state import LearnerState
 from tests.algos.reptile_setup import LAKE, line_env, same, state, tiny
 from tests.algos.reptile_spaces import LEARNERS, TAKES, Steps, agent_of
+from tests.strategies import plainly
 
 PARTS = {
     PPO: ["mlp_extractor.policy_net", "log_std"], A2C: ["mlp_extractor.value_net"], TRPO: ["policy.action_net"],
@@ -103,7 +104,7 @@ def test_frozen_parts_come_back_from_a_checkpoint(tmp_path):
         ([3], r"\[3\]"),
         ([""], "a list of prefixes"),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_prefixes_that_name_nothing_are_refused_with_what_there_is(frozen, message):
     with pytest.raises(ConfigError, match=message):

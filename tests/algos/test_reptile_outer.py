@@ -14,6 +14,7 @@ from metagym.learner_state import LearnerState, live_tensors
 from metagym.saving import read_archive, write_archive
 from tests.algos.reptile_setup import LAKE, Recorder, same, state, tiny
 from tests.algos.reptile_spaces import CrossQ, Steps, agent_of
+from tests.strategies import plainly
 
 
 def moved(agent, by):
@@ -99,7 +100,7 @@ def test_an_optimizer_is_a_class_or_a_name(given, kwargs, found):
         ({"outer_optimizer": "adam", "outer_optimizer_kwargs": {"beta": 1.0}}, "beta"),
         ({"outer_optimizer": "adam", "outer_optimizer_kwargs": {"eps": -1.0}}, "eps"),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_an_optimizer_that_does_not_do_is_named(arguments, message):
     with pytest.raises(ConfigError, match=message):

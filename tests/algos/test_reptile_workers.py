@@ -24,6 +24,7 @@ from metagym.errors import ConfigError
 from tests.algos.reptile_setup import LAKE, POINT, Line, Recorder, line_env, same, state, tiny
 from tests.algos.reptile_spaces import Steps, agent_of
 from tests.algos.test_reptile_normalize import dict_env, same_statistics
+from tests.strategies import plainly
 
 
 def children():
@@ -216,7 +217,7 @@ def test_arguments_that_cannot_be_sent_are_refused():
         ({"n_workers": 0}, "n_workers must be an integer of at least 1, got 0"),
         ({"n_workers": 2, "inner_optimizer": "carry"}, "n_workers=2 with inner_optimizer='carry'"),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_numbers_of_workers_that_do_not_do_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):

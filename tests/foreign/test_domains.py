@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from metagym.errors import ConfigError
 from metagym.foreign.domains import Choices, Ranges, coded, domain_of, is_code
+from tests.strategies import plainly
 
 
 def noise_of(domain, n=400):
@@ -50,7 +51,7 @@ def test_a_list_with_a_float_holds_floats():
         (spaces.Box(-1, 1, (2,), np.int64), 9, np.int64),
         (spaces.Box(-1.0, 1.0, (2, 2), np.float32), None, np.float64),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_a_space_is_all_its_values(space, num_values, dtype):
     domain = domain_of("x", space)
@@ -97,7 +98,7 @@ def test_a_coordinate_that_does_not_vary_is_drawn_as_it_is():
         ([(0.0, 1.0), (5.0, 6.0)], (5.5, 7.0), True),
         (spaces.Box(0.0, 1.0, (2,)), spaces.Box(np.float32([0, 1]), np.float32([1, 2])), False),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_domains_overlap_where_they_share_more_than_a_boundary(left, right, share):
     assert domain_of("x", left).overlaps(domain_of("x", right)) is share

@@ -7,6 +7,7 @@ from metagym.family import Family, TaskFamily
 from metagym.foreign import ForeignFamily
 from metagym.foreign.family import accept_spaces
 from tests.foreign.worlds import carts, walks
+from tests.strategies import plainly
 
 BOX, DISCRETE = spaces.Box(0.0, 1.0, (2,)), spaces.Discrete(2)
 
@@ -26,14 +27,14 @@ def test_a_foreign_family_has_tasks_and_no_batched_physics():
         (BOX, spaces.Tuple([BOX]), "acts in Tuple"),
         (BOX, spaces.Discrete(2, start=1), "must start at 0"),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_spaces_of_other_kinds_are_refused(observation, action, message):
     with pytest.raises(ConfigError, match=message):
         accept_spaces("Env", observation, action)
 
 
-@pytest.mark.parametrize("space", [BOX, DISCRETE, spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(4)], ids=str)
+@pytest.mark.parametrize("space", [BOX, DISCRETE, spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(4)], ids=plainly)
 def test_spaces_of_arrays_are_accepted(space):
     accept_spaces("Env", space, space)
 

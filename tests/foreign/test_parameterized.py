@@ -15,6 +15,7 @@ from metagym.errors import ConfigError, TaskError
 from metagym.foreign.parameterized import Field
 from tests.foreign.worlds import Walk, carts, refresh_cart, refresh_walk, walks
 from tests.parity import assert_same
+from tests.strategies import plainly
 
 
 @pytest.fixture
@@ -302,7 +303,7 @@ def test_an_unknown_id_is_named():
         ({"layouts": 4, "wrappers": gym.wrappers.FlattenObservation}, "wrappers must be a list"),
         ({"attributes": {"gravity": (1.0, 2.0)}, "infos": {"task_id": 1}}, "infos="),
     ],
-    ids=str,
+    ids=plainly,
 )
 def test_what_is_not_accepted_is_named(wrong, message):
     with pytest.raises(ConfigError, match=message):
