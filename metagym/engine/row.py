@@ -30,6 +30,7 @@ class Row(ABC):
         self.distribution = distribution
         self.task_id = 0
         self._stride = max(family.num_step_draws, family.num_initial_draws)
+        self._nothing: Float = np.empty((1, 0))
 
     def seed(self, keys: Keys) -> None:
         """Restart the streams: dynamics, tasks of resets, sampled tasks."""
@@ -75,6 +76,8 @@ class Row(ABC):
 
     def _draw(self, num_draws: int) -> Float:
         start = self._deal()
+        if not num_draws:
+            return self._nothing
         return np.array(self._noise[start : start + num_draws]).reshape(1, num_draws)
 
     @abstractmethod
@@ -131,8 +134,8 @@ class BatchRow(Row):
         noise = self._draw(self.family.num_step_draws)
         step = self.family.step(self._state, np.asarray(action)[None], self._params, noise)
         self._state = step.state
-        success = step.success is not None and bool(step.success[0])
-        return self._observation(), float(step.reward[0]), bool(step.terminated[0]), success
+        success = step.success is not None and step.success.item()
+        return self._observation(), step.reward.item(), step.terminated.item(), success
 
     def _observation(self) -> Any:
         return self.family.observe(self._state, self._params)[0]

@@ -1,6 +1,7 @@
 """The scalar driver: one row of a family as a `gymnasium.Env`."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -74,6 +75,7 @@ class TaskEnv(gym.Env[Any, Any]):
         self._row.seed(seed_keys([int(np.random.SeedSequence().generate_state(1, np.uint64)[0])], 3)[0])
         self._pin: Task | None = None
         self._num_actions = int(family.action_space.n) if isinstance(family.action_space, spaces.Discrete) else 0
+        self._box_shape = family.action_space.shape
         self._length, self._elapsed = family.episode_length, 0
         self._is_reset = False
 
@@ -146,9 +148,10 @@ class TaskEnv(gym.Env[Any, Any]):
             array = np.asarray(action)
         except ValueError as ragged:
             raise ConfigError(f"action must be {self.action_space}, got {action!r}") from ragged
-        if array.shape != self.action_space.shape or array.dtype.kind not in "fiu":
+        if array.shape != self._box_shape or array.dtype.kind not in "fiu":
             raise ConfigError(f"action must be {self.action_space}, got {action!r}")
-        if not np.isfinite(array).all():
+        # One number is looked at as such, at a third of the price.
+        if not (isfinite(array.item()) if array.size == 1 else np.isfinite(array).all()):
             raise ConfigError(f"action must be finite, got {action!r}")
         return array
 
