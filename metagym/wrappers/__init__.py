@@ -1,4 +1,4 @@
-"""Wrappers of envs with tasks. All but `VectorEnvAdapter` take a scalar env or metagym's vector env, and give that kind.
+"""Wrappers of envs with tasks. All but `VectorEnvAdapter` wrap a scalar env or metagym's vector env.
 
 `VectorEnvAdapter` imports Stable-Baselines3, and is imported when asked for: the others need neither that nor torch.
 """

@@ -8,6 +8,11 @@ from metagym.envs.cliff_walking import CliffWalking
 from metagym.errors import ConfigError, TaskError
 from metagym.tabular import Position
 
+beside_gymnasiums = pytest.mark.skipif(
+    "CliffWalkingSlippery-v1" not in gym.registry,
+    reason="this Gymnasium has no CliffWalkingSlippery-v1 to compare with",
+)
+
 UP, RIGHT, DOWN, LEFT = range(4)
 START = 36
 
@@ -60,6 +65,7 @@ def test_a_slippery_step_goes_to_either_side_with_a_third():
     assert _step(family, params, 13, RIGHT, [0.3, 0.5, 0.7]).state.cell.tolist() == [1, 14, 25]
 
 
+@beside_gymnasiums
 @pytest.mark.parametrize("is_slippery", [False, True])
 def test_the_table_of_the_nominal_task_equals_gymnasiums(is_slippery):
     family = CliffWalking(is_slippery=is_slippery)
@@ -67,6 +73,7 @@ def test_the_table_of_the_nominal_task_equals_gymnasiums(is_slippery):
     assert family.transitions(task) == _original(is_slippery).unwrapped.P
 
 
+@beside_gymnasiums
 def test_trajectories_of_the_nominal_task_equal_gymnasiums():
     env, original = TaskEnv(CliffWalking()), _original(False)
     env.set_task(CliffWalking.nominal())
@@ -82,6 +89,7 @@ def test_trajectories_of_the_nominal_task_equal_gymnasiums():
             assert (observation, reward, terminated) == original.step(action)[:3]
 
 
+@beside_gymnasiums
 def test_slippery_trajectories_visit_what_gymnasiums_table_says():
     family = CliffWalking(is_slippery=True)
     params = _params(family, family.nominal()).take(np.zeros(6000, np.int64))
@@ -96,6 +104,7 @@ def test_slippery_trajectories_visit_what_gymnasiums_table_says():
     )
 
 
+@beside_gymnasiums
 def test_gymnasium_sets_no_limit_and_this_family_does():
     assert gym.spec("CliffWalking-v1").max_episode_steps is None
     assert CliffWalking().episode_length == 100
@@ -116,6 +125,7 @@ def test_optima_of_gymnasiums_map():
     assert slippery.random_return(params) == pytest.approx(family.random_return(params))
 
 
+@beside_gymnasiums
 def test_the_optimum_by_a_second_computation_from_gymnasiums_table():
     table, value = _original(True).unwrapped.P, np.zeros(48)
     for _ in range(100):

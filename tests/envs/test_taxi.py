@@ -11,6 +11,10 @@ from metagym.envs.taxi import Taxi
 from metagym.errors import ConfigError, TaskError
 from metagym.tabular import Position
 
+beside_gymnasiums = pytest.mark.skipif(
+    "Taxi-v4" not in gym.registry, reason="this Gymnasium has no Taxi-v4 to compare with"
+)
+
 SOUTH, NORTH, EAST, WEST, PICKUP, DROPOFF = range(6)
 NOMINAL = {"stands": [0, 4, 20, 23], "walls": taxi_layouts.read(taxi_layouts.NOMINAL)["walls"]}
 
@@ -65,6 +69,7 @@ def _rules(stands, walls, state, action):
 # --- parity with Gymnasium -------------------------------------------------------------------------------------------
 
 
+@beside_gymnasiums
 @pytest.mark.parametrize("keywords", [{}, {"is_rainy": True}, {"is_rainy": True, "rainy_probability": 0.5}])
 def test_the_table_of_the_nominal_task_equals_gymnasiums(keywords):
     family = Taxi(**keywords)
@@ -72,6 +77,7 @@ def test_the_table_of_the_nominal_task_equals_gymnasiums(keywords):
     assert family.transitions(task) == gym.make("Taxi-v4", **keywords).unwrapped.P
 
 
+@beside_gymnasiums
 @pytest.mark.parametrize("is_rainy", [False, True])
 def test_the_table_of_other_walls_equals_gymnasiums(is_rainy, monkeypatch):
     family = Taxi(is_rainy=is_rainy)
@@ -82,6 +88,7 @@ def test_the_table_of_other_walls_equals_gymnasiums(is_rainy, monkeypatch):
         assert family.transitions(task) == gym.make("Taxi-v4", is_rainy=is_rainy).unwrapped.P
 
 
+@beside_gymnasiums
 def test_episodes_start_as_gymnasiums_do():
     family, original = Taxi(), gym.make("Taxi-v4").unwrapped
     noise = (np.arange(3000)[:, None] + 0.5) / 3000
@@ -90,6 +97,7 @@ def test_episodes_start_as_gymnasiums_do():
     assert family.episode_length == gym.spec("Taxi-v4").max_episode_steps
 
 
+@beside_gymnasiums
 def test_trajectories_of_the_nominal_task_equal_gymnasiums():
     env, original, rng = TaskEnv(Taxi()), gym.make("Taxi-v4").unwrapped, np.random.default_rng(0)
     env.set_task(Taxi.nominal())
@@ -113,6 +121,7 @@ def test_trajectories_of_the_nominal_task_equal_gymnasiums():
     assert num_delivered > 5
 
 
+@beside_gymnasiums
 @pytest.mark.parametrize("is_rainy", [False, True])
 def test_a_fickle_passenger_does_as_gymnasiums(is_rainy):
     family = Taxi(is_rainy=is_rainy, fickle_passenger=True)
@@ -203,6 +212,7 @@ def test_rows_do_not_depend_on_each_other(keywords, num_rows):
 # --- exact values ----------------------------------------------------------------------------------------------------
 
 
+@beside_gymnasiums
 @pytest.mark.parametrize(("is_rainy", "documented"), [(False, 7.93), (True, 3.95)])
 def test_the_optimum_by_a_second_computation_from_gymnasiums_table(is_rainy, documented):
     original = gym.make("Taxi-v4", is_rainy=is_rainy).unwrapped
