@@ -193,6 +193,7 @@ def test_a_bad_number_of_tasks_is_refused_and_the_stream_stays(n):
 
 def test_an_option_beats_the_pin_and_the_pin_beats_a_draw():
     env = scalar_env(LAKE)
+    env.reset(seed=1)  # without a seed, one draw in thirty is a lake that was drawn before: few holes are likely
     pinned, option = env.sample_tasks(2)
     env.set_task(pinned)
     ids = [
