@@ -42,10 +42,12 @@ def _field_key(family: str, name: str, dtype: np.dtype[Any], shape: tuple[int, .
     return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _salt(family: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], width: int) -> Keys:
     """What the words of a field are mixed with, so that equal bytes in different places hash apart, (width,)."""
-    return mix(np.arange(1, width + 1, dtype=np.uint64) * GAMMA + _field_key(family, name, dtype, shape))
+    salt = mix(np.arange(1, width + 1, dtype=np.uint64) * GAMMA + _field_key(family, name, dtype, shape))
+    salt.flags.writeable = False
+    return salt
 
 
 def content_words(family: str, columns: Mapping[str, Array]) -> Keys:

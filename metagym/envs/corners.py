@@ -1,5 +1,6 @@
 """What families of points and corners share: goals, starts, moves, rewards, pictures."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -101,9 +102,9 @@ class Corners(Family[Place, ParamsT]):
             reward = np.where(self._pays(position, distance, params), progress, 0.0)
         return Step(Place(position), reward, np.zeros(len(reward), np.bool_))
 
+    @abstractmethod
     def _pays(self, position: Float, distance: Float, params: ParamsT) -> Bool:
         """Whether sparse rewards are paid at a position, (N,); `distance` is that to the goal, (N,)."""
-        raise NotImplementedError
 
     @override
     def observe(self, state: Place, params: ParamsT) -> Array:
