@@ -3,7 +3,7 @@
     python -m benchmarks.recurrent_ppo
 
 Both learners start from the same parameters and train on the same rollout; their updates take turns, so that whatever
-else the machine does falls on both. One thread.
+else the machine does falls on both. One thread. Where numba is installed, metagym's policy runs compiled.
 """
 
 import time
@@ -21,6 +21,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks.stored import parser, store
 from metagym.nets import FusedRecurrentActorCriticPolicy
+from metagym.nets.compiled_sequence import has_numba
 
 # rows, steps of a rollout, minibatch, steps of an episode, units of an LSTM; the last one is sb3-contrib's default.
 SETTINGS = (
@@ -115,6 +116,7 @@ def render(result: dict[str, Any]) -> str:
         f"| {row['theirs_ms']:.0f} | {row['ours_ms']:.0f} | {row['ratio']:.1f} | {row['difference']:.0e} |"
         for row in result["settings"]
     ]
+    compiled = f", numba {result['numba']}" if "numba" in result else ""
     return "\n".join(
         [
             "| rows x steps | minibatch | steps of an episode | LSTM units | sb3-contrib, ms | metagym, ms "
@@ -123,7 +125,7 @@ def render(result: dict[str, Any]) -> str:
             *rows,
             "",
             f"Processor time of one epoch over a rollout, medians of {result['repetitions']} updates of each in turn, "
-            f"one thread; sb3-contrib {result['sb3_contrib']}, torch {result['torch']}.",
+            f"one thread; sb3-contrib {result['sb3_contrib']}, torch {result['torch']}{compiled}.",
         ]
     )
 
@@ -137,6 +139,7 @@ def main() -> None:
         "repetitions": REPETITIONS,
         "sb3_contrib": version("sb3-contrib"),
         "torch": version("torch"),
+        **({"numba": version("numba")} if has_numba() else {}),
     }
     store(result, args.out, render)
 

@@ -2,12 +2,13 @@
 
     python -m benchmarks.reptile_overhead        # prints the tables and writes docs/results/reptile_overhead.json
 
-Overhead: an iteration of Reptile, and the same calls of ``learn`` by a bare learner of SB3 on the same tasks, in turns.
+Overhead: an iteration of Reptile, and the calls of ``learn`` by a bare learner of SB3 that it is made of, in turns.
 Workers: iterations with one process and with several, in turns; starting the workers is measured apart.
 """
 
 import os
 import time
+from collections.abc import Iterable, Iterator
 from multiprocessing import active_children
 from pathlib import Path
 from statistics import median
@@ -18,11 +19,16 @@ import torch as th
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
+from tqdm import tqdm
+from typing_extensions import override
 
 from benchmarks.stored import parser, store
 from metagym.algos import Reptile
-from metagym.learner_state import LearnerState
+from metagym.algos.reptile_env import give_task
+from metagym.algos.reptile_iteration import iterate
+from metagym.algos.reptile_run import Finish, Job, Runs, Start, seed_run
+from metagym.learner_state import LearnerState, reset_running_state
 
 POINT, LAKE = "MetaPointGoal-v0", "MetaFrozenLake-v0"
 TASKS, STEPS = 4, 1024
@@ -69,34 +75,65 @@ def agent_of(name: str, **kwargs: Any) -> Reptile:
     )  # fmt: skip
 
 
-def overhead(name: str, rounds: int) -> dict[str, float]:
-    """Median seconds of an iteration, and of the calls of ``learn`` that it is made of; two at a time."""
-    agent, bare = agent_of(name), agent_of(name).learner
-    bare.set_logger(Logger(None, []))
-    env = bare.get_env()
+class BareRuns(Runs):
+    """The runs of an iteration, of which only what the bare learner does is timed: its own ``learn``, no callback."""
+
+    def __init__(self, agent: Reptile, env: VecEnv) -> None:
+        super().__init__(agent.learner, env, ())
+        self.wall = self.cpu = 0.0
+
+    @override
+    def play(self, start: Start, jobs: Iterable[Job]) -> Iterator[Finish]:
+        for job in jobs:
+            start.theta.restore(self._model, optimizer=start.optimizer)
+            give_task(self._env, job.task)
+            seed_run(self._model, self._env, job.seed)
+            reset_running_state(self._model)
+            wall, cpu = time.perf_counter(), time.process_time()
+            self._model.learn(start.timesteps, log_interval=None)  # type: ignore[arg-type]
+            self.wall += time.perf_counter() - wall
+            self.cpu += time.process_time() - cpu
+            phi = LearnerState.capture(self._model, moments=False)
+            yield Finish(phi, start.statistics, self._model.num_timesteps, [], [], 0)
+
+
+def overhead(name: str, rounds: int) -> dict[str, Any]:
+    """Median seconds of an iteration, and of the calls of ``learn`` that it is made of; two at a time.
+
+    Both play the same runs: the same tasks from the same parameters with the same noise.
+    """
+    agent, twin = agent_of(name), agent_of(name)
+    twin._setup_learn(0)
+    env = twin.get_env()
     assert env is not None
+    bar = tqdm(disable=True)
     seconds: dict[str, list[float]] = {"reptile": [], "bare": [], "reptile_cpu": [], "bare_cpu": []}
     for _ in range(rounds + 1):
         wall, cpu = time.perf_counter(), time.process_time()
         agent.learn(2 * TASKS * STEPS, log_interval=None)
         seconds["reptile"].append(time.perf_counter() - wall)
         seconds["reptile_cpu"].append(time.process_time() - cpu)
-        tasks = env.unwrapped.env.sample_tasks(2 * TASKS)
-        wall, cpu = time.perf_counter(), time.process_time()
-        for task in tasks:
-            env.env_method("set_task", task)
-            if hasattr(bare, "replay_buffer"):
-                bare.replay_buffer.reset()
-            bare.learn(STEPS, log_interval=None)  # type: ignore[arg-type]
-        seconds["bare"].append(time.perf_counter() - wall)
-        seconds["bare_cpu"].append(time.process_time() - cpu)
-    return {key: median(values[1:]) / 2 for key, values in seconds.items()}
+        bare = BareRuns(twin, env)
+        for _ in range(2):
+            iterate(twin, env, bare, bar)
+        seconds["bare"].append(bare.wall)
+        seconds["bare_cpu"].append(bare.cpu)
+    result: dict[str, Any] = {key: median(values[1:]) / 2 for key, values in seconds.items()}
+    for key in ("", "_cpu"):
+        pairs = zip(seconds[f"reptile{key}"][1:], seconds[f"bare{key}"][1:], strict=True)
+        result[f"overhead{key}"] = median(ours / theirs for ours, theirs in pairs) - 1.0
+    return result | {"same": _equal(agent, twin)}
+
+
+def _equal(one: Reptile, other: Reptile) -> bool:
+    first, second = LearnerState.capture(one.learner).tensors, LearnerState.capture(other.learner).tensors
+    return all(th.equal(value, second[name]) for name, value in first.items())
 
 
 def workers(num_workers: int, rounds: int) -> dict[str, float]:
     """Median seconds of an iteration in one process and in several, and seconds until the first has ended."""
     found: dict[str, list[float]] = {"alone": [], "together": [], "first": [], "alone_cpu": [], "together_cpu": []}
-    states = []
+    agents = []
     for key, n_workers in (("alone", 1), ("together", num_workers)) * rounds:
         agent, clock = agent_of("PPO", n_workers=n_workers), Clock()
         start = time.perf_counter()
@@ -105,8 +142,8 @@ def workers(num_workers: int, rounds: int) -> dict[str, float]:
         found[f"{key}_cpu"].append(clock.longest_path())
         if key == "together":
             found["first"].append(clock.times[0] - start)
-        states.append(LearnerState.capture(agent.learner))
-    same = all(th.equal(value, state.tensors[name]) for state in states for name, value in states[0].tensors.items())
+        agents.append(agent)
+    same = all(_equal(agent, agents[0]) for agent in agents)
     return {key: median(values) for key, values in found.items()} | {"workers": num_workers, "same": same}
 
 
@@ -122,14 +159,13 @@ def measure(names: list[str], rounds: int, num_workers: list[int]) -> dict[str, 
 def render(result: dict[str, Any]) -> str:
     """The tables of the docs."""
     lines = [
-        "| learner | iteration, ms | bare `learn` calls, ms | wall-clock | processor time |",
-        "|---|---|---|---|---|",
+        "| learner | iteration, ms | bare `learn` calls, ms | wall-clock | processor time | same bits |",
+        "|---" * 6 + "|",
     ]
     for name, seconds in result["overhead"].items():
-        ratio = seconds["reptile"] / seconds["bare"] - 1.0
-        cpu = seconds["reptile_cpu"] / seconds["bare_cpu"] - 1.0
         both = f"{1e3 * seconds['reptile']:.0f} | {1e3 * seconds['bare']:.0f}"
-        lines.append(f"| {name} | {both} | {ratio:+.1%} | {cpu:+.1%} |")
+        share = f"{seconds['overhead']:+.1%} | {seconds['overhead_cpu']:+.1%}"
+        lines.append(f"| {name} | {both} | {share} | {'yes' if seconds['same'] else 'NO'} |")
     head = "| processes | iteration, ms | speed-up, wall-clock | by processor time | first iteration, s | same bits |"
     lines += ["", head, "|---" * 6 + "|"]
     for row in result["workers"]:
@@ -139,9 +175,10 @@ def render(result: dict[str, Any]) -> str:
         lines.append(f"| {row['workers']} | {both} | {speed_up} | {row['first']:.1f} | {same} |")
     lines += [
         "",
-        f"Medians of {result['rounds']} rounds in turns; {result['tasks']} tasks an iteration, {result['steps']:,} "
-        "environment steps a task, 8 rows, one thread. The first iteration includes starting the workers. Processor "
-        "time is that of the longest path, the main process and the busiest worker: wall-clock where cores are idle.",
+        f"Medians of {result['rounds']} rounds in turns, for overheads of their ratios; {result['tasks']} tasks an "
+        f"iteration, {result['steps']:,} environment steps a task, 8 rows, one thread. The first iteration includes "
+        "starting the workers. Processor time is that of the longest path, the main process and the busiest worker: "
+        "wall-clock where cores are idle.",
     ]
     return "\n".join(lines)
 

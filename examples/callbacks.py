@@ -17,7 +17,7 @@ th.set_num_threads(1)  # networks this small are slower on several
 agent = RL2("MlpPolicy", "MetaBandit-v0", episodes_per_trial=10, n_envs=16, n_steps=10, seed=0)
 agent.set_logger(configure("log", ["csv", "tensorboard"]))
 patience = StopTrainingOnNoModelImprovement(max_no_improvement_evals=20)
-every = max(steps // 16 // 10, 1)  # calls: each is a step of all 16 rows
+every = max(steps // 16 // 10, 6)  # calls: each is a step of all 16 rows
 watch = AdaptationEvalCallback(
     eval_freq=every, n_tasks=50, callback_after_eval=patience, log_path="log", best_model_save_path="log"
 )

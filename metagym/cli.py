@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,8 @@ from gymnasium.spaces import Box, Space
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
+from typing_extensions import override
 
 from metagym import __version__
 from metagym.errors import ConfigError, MetagymError
@@ -32,16 +35,99 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
+# Options with several values, and what can be one of them after the first.
+_LISTS: dict[str, Callable[[str], bool]] = {
+    "--beside": ("gittins", "optimal", "random").__contains__,
+    "--budgets": str.isdecimal,
+}
+
 EnvOption = Annotated[str, typer.Option("--env", help="Id of a family; `metagym envs` lists them.")]
 EnvSetOption = Annotated[
     list[str] | None,
     typer.Option("--env-set", metavar="KEY=VALUE", help="Keyword of the family, value as JSON; may be repeated."),
+]
+AlgoOption = Annotated[
+    str,
+    typer.Option(
+        "--algo",
+        help="`rl2` (learns in its memory), `reptile` (learns to be fine-tuned), or what to compare them with: "
+        "`joint-training`, `from-scratch`, `revealed-task`.",
+    ),
+]
+LearnerOption = Annotated[
+    str | None,
+    typer.Option("--learner", help="The learner inside: PPO, A2C, DQN, SAC, ... of SB3 or its contrib package."),
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Keyword of the algorithm, value as JSON; may be repeated."),
+]
+LearnerSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--learner-set",
+        metavar="KEY=VALUE",
+        help="Keyword of the learner inside, likewise. (RL2 is that learner: `--set` takes its keywords too.)",
+    ),
+]
+PolicyOption = Annotated[
+    str | None, typer.Option("--policy", help="Policy of the learner. [default: the one for the observations]")
+]
+TimestepsOption = Annotated[
+    int | None,
+    typer.Option("--timesteps", min=1, help="Environment steps, over all tasks. [default: 1,000,000]"),
+]
+BudgetsOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--budgets", min=0, metavar="N ...", help="Instead: episodes of experience to measure after, 0 1 2 5 10."
+    ),
+]
+LimitsOption = Annotated[
+    Path | None,
+    typer.Option("--limits", help="Earlier scores (.npz) on these tasks, whose limits are taken over."),
+]
+BesideOption = Annotated[
+    list[str] | None,
+    typer.Option("--beside", metavar="NAME ...", help="Play these too: random, optimal, gittins."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Everything random hangs on it.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Torch device: auto, cpu, cuda, ...")]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", min=1, help="Torch threads; one is often faster for small networks.")
 ]
+
+
+class _WithLists(TyperCommand):
+    """A command some of whose options take several values."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread(args))
+
+
+def spread(words: Sequence[str]) -> list[str]:
+    """``--budgets 0 1 2 RUN`` or ``--budgets 0,1,2 RUN`` as one option for each value, which Click understands.
+
+    Raises:
+        ConfigError: if there is no value.
+    """
+    found: list[str] = []
+    option, is_first = "", False
+    for word in [*words, "--"]:
+        if is_first and word.startswith("-"):
+            raise ConfigError(f"{option} needs one value or more")
+        if word in _LISTS:
+            option, is_first = word, True
+            continue
+        values = [value for value in word.split(",") if value]
+        if option and (is_first or all(map(_LISTS[option], values))):
+            found += [f"{option}={value}" for value in values]
+        else:
+            option = ""
+            found.append(word)
+        is_first = False
+    return found[:-1]
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
@@ -100,23 +186,20 @@ def _brief(space: Space[Any]) -> str:
 @app.command()
 def train(
     context: typer.Context,
-    algo: Annotated[
-        str, typer.Option("--algo", help="`rl2` (learns in its memory) or `reptile` (learns to be fine-tuned).")
-    ] = "rl2",
+    algo: AlgoOption = "rl2",
     env: EnvOption = "MetaFrozenLake-v0",
     env_set: EnvSetOption = None,
-    timesteps: Annotated[
-        int | None,
-        typer.Option("--timesteps", min=1, help="Environment steps, over all tasks. [default: 1,000,000]"),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Keyword of the learner, value as JSON; may be repeated."),
-    ] = None,
+    learner: LearnerOption = None,
+    timesteps: TimestepsOption = None,
+    settings: SettingsOption = None,
+    learner_set: LearnerSetOption = None,
+    policy: PolicyOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 1,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run. [default: runs/ALGO-ENV-seedN]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run. [default: runs/ALGO-LEARNER-ENV-seedN]")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, from its last checkpoint.")
     ] = False,
@@ -125,13 +208,13 @@ def train(
 ) -> None:
     """Meta-train a learner; Ctrl-C stops it with a checkpoint, `--resume` goes on.
 
-    Example: `metagym train --algo rl2 --env MetaFrozenLake-v0 --env-set remap_actions=true --set episodes_per_trial=5
-    --timesteps 2000000 --out runs/lakes`
+    Example: `metagym train --algo reptile --learner SAC --env MetaPointGoal-v0 --set inner_timesteps=512 --learner-set
+    learning_rate=0.001 --timesteps 200000 --out runs/points`
     """
     from metagym import runs
 
     _prepare_torch(threads, device)
-    folder = out or Path("runs") / f"{algo}-{env}-seed{seed}"
+    folder = out or Path("runs") / "-".join([algo, *([learner] if learner else []), env, f"seed{seed}"])
     if resume:
         _refuse_beside_resume(context)
         config = runs.RunConfig.read(folder)
@@ -142,7 +225,8 @@ def train(
         if algo == "rl2" and not {"episodes_per_trial", "steps_per_trial"} & set(chosen):
             chosen["episodes_per_trial"] = 5
         config = runs.RunConfig(
-            algo=algo, env_id=env, env_kwargs=parse_settings(env_set), settings=chosen, seed=seed, device=device,
+            algo=algo, env_id=env, env_kwargs=parse_settings(env_set), settings=chosen, learner=learner,
+            learner_settings=parse_settings(learner_set), policy=policy, seed=seed, device=device,
             total_timesteps=timesteps or 1_000_000, tensorboard=tensorboard,
         )  # fmt: skip
     try:
@@ -150,51 +234,82 @@ def train(
     except KeyboardInterrupt:
         errors.print(f"stopped; go on with: metagym train --resume --out {folder}", soft_wrap=True)
         raise typer.Exit(130) from None
-    console.print(f"trained {config.total_timesteps:,} steps: {agent}", soft_wrap=True)
+    learnt = (
+        "nothing to train before evaluation" if config.algo == "from-scratch" else f"{config.total_timesteps:,} steps"
+    )
+    console.print(f"trained {config.algo}, {learnt}: {agent}", soft_wrap=True)
     console.print(f"next: metagym evaluate {agent}", soft_wrap=True)
 
 
 def _refuse_beside_resume(context: typer.Context) -> None:
     """A resumed run keeps its settings: refuse the options that would say otherwise."""
-    for name in ("algo", "env", "env_set", "settings", "seed", "device", "tensorboard"):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+    kept = ("algo", "env", "env_set", "learner", "settings", "learner_set", "policy", "seed", "device", "tensorboard")
+    for name in kept:
+        if _given(context, name):
             raise ConfigError(f"--resume goes on with the settings of the run; {name!r} cannot be given beside it")
 
 
-@app.command()
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+@app.command(cls=_WithLists)
 def evaluate(
-    agents: Annotated[list[Path], typer.Argument(help="Checkpoints (or run folders): the runs of one method.")],
+    context: typer.Context,
+    agents: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Checkpoints or run folders; those of one algorithm and learner are runs of one method."),
+    ] = None,
     env: Annotated[str | None, typer.Option("--env", help="Id of a family. [default: that of training]")] = None,
     env_set: EnvSetOption = None,
     split: Annotated[str, typer.Option("--split", help="test, train, ood or all.")] = "test",
     tasks: Annotated[int, typer.Option("--tasks", min=1, help="Number of tasks.")] = 100,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes per task.")] = 10,
+    budgets: BudgetsOption = None,
+    eval_episodes: Annotated[
+        int, typer.Option("--eval-episodes", min=1, help="Episodes in each score of what adapts by gradient.")
+    ] = 10,
+    beside: BesideOption = None,
+    limits: LimitsOption = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Take the most probable action.")] = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 1,
-    out: Annotated[Path, typer.Option("--out", help="Where to write the scores (.npz).")] = Path("evaluation.npz"),
+    name: Annotated[str | None, typer.Option("--name", help="Of the method. [default: algorithm and learner]")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Scores (.npz); with several methods one file each, OUT-METHOD.npz.")
+    ] = Path("evaluation.npz"),
+    csv: Annotated[Path | None, typer.Option("--csv", help="Also every return as a line of this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also the means and intervals.")] = None,
+    picture: Annotated[Path | None, typer.Option("--plot", help="Also a picture; the suffix names its format.")] = None,
 ) -> None:
-    """Measure learners on tasks they were not trained on, episode by episode, beside random and the optimum."""
+    """Measure learners on tasks they were not trained on, episode by episode, beside random and the optimum.
+
+    Example: `metagym evaluate runs/reptile-seed0 runs/reptile-seed1 --budgets 0 1 2 5 10 --beside optimal`
+    """
     from metagym import reports, runs
-    from metagym.evaluation import evaluate as measure
 
     _prepare_torch(threads, device)
-    runs.make_folder(out.parent)  # before the work, not after it
-    learners = [runs.load_agent(path, device=device) for path in agents]
-    env_id, env_kwargs = runs.env_of(learners[0])
-    if env is not None:
-        env_id, env_kwargs = env, parse_settings(env_set)
-    elif env_set:
-        env_kwargs = {**env_kwargs, **parse_settings(env_set)}
-    curve = measure(
-        learners, env_id, env_kwargs=env_kwargs, split=None if split == "all" else split, n_tasks=tasks,
-        episodes=episodes, seed=seed, deterministic=deterministic, progress_bar=True,
+    if budgets and _given(context, "episodes"):
+        raise ConfigError("give --episodes or --budgets, not both")
+    extra = {"csv": csv, "json": json_file, "plot": picture}
+    reports.check_places({"out": out, **extra})  # before the work, not after it
+    players = runs.Players.of(
+        agents or [], beside or [], env_id=env, env_kwargs=None if env_set is None else parse_settings(env_set),
+        episodes=max(budgets) + 1 if budgets else episodes, device=device, name=name,
     )  # fmt: skip
-    path = curve.save(out)
-    console.print(reports.adaptation_table([curve]))
-    console.print(f"scores: {path}\nnext: metagym plot {path}", soft_wrap=True)
+    curves = reports.measure(
+        players.methods, players.env_id, env_kwargs=players.env_kwargs, split=None if split == "all" else split,
+        n_tasks=tasks, episodes=episodes, budgets=budgets, eval_episodes=eval_episodes, seed=seed,
+        deterministic=deterministic, limits=limits, progress_bar=True,
+    )  # fmt: skip
+    files = reports.save_scores(curves, out)
+    written = [*files, *reports.export(curves, **extra)]
+    console.print(reports.adaptation_table(curves))
+    console.print(f"wrote {' '.join(map(str, written))}", soft_wrap=True)
+    console.print(f"next: metagym plot {' '.join(map(str, files))}", soft_wrap=True)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """The errors metagym raises, one class per kind of mistake."""
 
-__all__ = ["CheckpointError", "ConfigError", "ContractError", "MetagymError", "TaskError"]
+__all__ = [
+    "CheckpointError", "ConfigError", "ContractError", "DivergenceError", "MetagymError", "TaskError", "WorkerError",
+]  # fmt: skip
 
 
 class MetagymError(Exception):
@@ -17,6 +19,14 @@ class ConfigError(MetagymError, ValueError):
 
 class CheckpointError(MetagymError, ValueError):
     """A file is no metagym checkpoint, is damaged, or needs something that was not passed."""
+
+
+class DivergenceError(MetagymError, FloatingPointError):
+    """Learning left numbers that are not finite: nothing of it was kept."""
+
+
+class WorkerError(MetagymError, RuntimeError):
+    """Worker processes cannot be started, or die again and again."""
 
 
 class ContractError(MetagymError, AssertionError):

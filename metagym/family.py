@@ -234,6 +234,14 @@ class Family(TaskFamily[ParamsT], Generic[StateT, ParamsT]):
             New state, reward, termination and success, freshly allocated.
         """
 
+    def expected_reward(self, state: StateT, action: Array, params: ParamsT) -> Float | None:
+        """Expected reward of the step that would follow, given state, action and task, (N,); None if not computable.
+
+        Arguments are those of `step`; nothing moves, and no noise is drawn.
+        """
+        del state, action, params
+        return None
+
     @abstractmethod
     def observe(self, state: StateT, params: ParamsT) -> Array:
         """What the agent sees, (N, *observation shape), freshly allocated, of the space's dtype."""

@@ -6,8 +6,11 @@ from inspect import signature
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecTransposeImage
 
 from metagym.algos.base import Policy
 from metagym.algos.references import Random
@@ -61,17 +64,30 @@ def _kind(learner: Any, family: PlayableFamily, env_id: str) -> Kind:
     context = _trials(vector_env_of(family, 1, split=None), 1).single_observation_space
     sees = getattr(learner, "observation_space", family.observation_space)
     acts = getattr(learner, "action_space", family.action_space)
-    bare = sees in (family.observation_space, context)
-    if not bare and acts == family.action_space and sees == _revealed_space(family):
+    is_bare, is_context = sees in _as_seen(family.observation_space), sees in _as_seen(context)
+    if not (is_bare or is_context) and acts == family.action_space and sees == _revealed_space(family):
         return "revealed"
-    if acts != family.action_space or not bare:
+    if acts != family.action_space or not (is_bare or is_context):
         raise ConfigError(
             f"{label} sees {sees} and acts in {acts}; {env_id} offers {family.observation_space}, "
             f"with RL2Context {context}, with RevealTask that and the task, and acts in {family.action_space}"
         )
-    if sees != family.observation_space:
+    if is_context and not is_bare:
         return "memory"
     return "fixed" if budget_keyword(learner) is None else "gradient"
+
+
+def _as_seen(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], ...]:
+    """A space as it is, and as SB3's learners name it, who move the channels of images to the front."""
+    if isinstance(space, spaces.Dict):
+        return space, spaces.Dict({name: _channels_first(part) for name, part in space.items()})
+    return space, _channels_first(space)
+
+
+def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space
 
 
 def _revealed_space(family: PlayableFamily) -> Any:

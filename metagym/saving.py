@@ -43,7 +43,10 @@ MAX_DEPTH = 64
 
 # A class is only ever *named* by a file: these modules may be imported to find it, and it must be one of these kinds.
 _MODULES = re.compile(r"numpy|(torch\.nn|torch\.optim|stable_baselines3|sb3_contrib|metagym)(\.(?!__)\w+)*")
-_KINDS: tuple[type, ...] = (th.nn.Module, th.optim.Optimizer, BaseAlgorithm, BaseBuffer, np.generic)
+_KINDS: tuple[type, ...] = (th.nn.Module, th.optim.Optimizer, BaseBuffer, np.generic)
+# Algorithms only where they are the algorithm: as part of a policy, one would be made with keywords of the file's
+# choice, and an env id among them imports what it names.
+_ALGORITHM = "learner_class"
 _DTYPE = re.compile(r"[<>|=]?[biufc]\d{1,2}")
 _TAG = "$"
 
@@ -177,8 +180,8 @@ def encode(obj: Any) -> Json:
     Exact: None, bool, int, float (NaN and infinities too), str, list, tuple, dict, NumPy arrays and scalars, Box,
     Discrete, MultiDiscrete, MultiBinary, Dict and Tuple spaces (without their random state), constant and linear
     schedules, ``torch.device``. By name: classes of ``torch.nn``, ``torch.optim``, Stable-Baselines3, its contrib
-    package and metagym that are modules, optimisers, algorithms or buffers. Anything else is a hole, named by the
-    path to it: ``"policy_kwargs.activation_fn"``.
+    package and metagym that are modules, optimisers or buffers, and algorithms under the key ``"learner_class"``.
+    Anything else is a hole, named by the path to it: ``"policy_kwargs.activation_fn"``.
 
     Raises:
         ConfigError: if the object is nested deeper than 64 levels (or contains itself).
@@ -283,10 +286,10 @@ def _encode_schedule(obj: Any, path: _Path) -> Json:
     return {_TAG: "schedule", "kind": type(obj).__name__, "arguments": arguments}
 
 
-def _encode_class(obj: type, _: _Path) -> Json:
+def _encode_class(obj: type, path: _Path) -> Json:
     name = f"{obj.__module__}:{obj.__qualname__}"
     try:
-        return {_TAG: "class", "name": name} if _find_class(name) is obj else _hole(obj)
+        return {_TAG: "class", "name": name} if _find_class(name, path) is obj else _hole(obj)
     except CheckpointError:
         return _hole(obj)
 
@@ -335,7 +338,7 @@ class _Decoder:
                 return _decode_schedule(data["kind"], self.decode(data["arguments"], path))
             if tag == "space":
                 return _decode_space(data["kind"], self.decode(data["parts"], (*path, "space")))
-            return _LEAVES[tag](data)
+            return _find_class(data["name"], path) if tag == "class" else _LEAVES[tag](data)
         except CheckpointError:
             raise
         except Exception as error:  # whatever malformed data provokes, it is the file's fault
@@ -370,8 +373,8 @@ def _decode_array(data: dict[str, Json]) -> Any:
     return array if data[_TAG] == "array" else array[()]
 
 
-def _find_class(name: str) -> type:
-    """The class called ``module:Qualified.Name``, if it is one that a file may name."""
+def _find_class(name: str, path: _Path) -> type:
+    """The class called ``module:Qualified.Name``, if it is one that a file may name at this place."""
     module_name, _, qualified = name.partition(":")
     if not _MODULES.fullmatch(module_name) or not qualified:
         raise CheckpointError(f"a checkpoint may not name {name!r}")
@@ -383,7 +386,8 @@ def _find_class(name: str) -> type:
     except (ImportError, KeyError, TypeError) as error:
         raise CheckpointError(f"{name!r}, which this checkpoint names, is not installed") from error
     named = isinstance(found, type) and (found.__module__, found.__qualname__) == (module_name, qualified)
-    if not named or not issubclass(found, _KINDS):
+    kinds = BaseAlgorithm if path[-1:] == (_ALGORITHM,) else _KINDS
+    if not named or not issubclass(found, kinds):
         raise CheckpointError(f"a checkpoint may not name {name!r}")
     return found  # type: ignore[no-any-return]
 
@@ -392,6 +396,5 @@ _LEAVES: dict[str, Callable[[dict[str, Json]], Any]] = {
     "float": lambda data: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[data["value"]],
     "array": _decode_array,
     "scalar": _decode_array,
-    "class": lambda data: _find_class(data["name"]),
     "device": lambda data: th.device(data["name"]),
 }

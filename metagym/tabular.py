@@ -193,6 +193,19 @@ class TabularFamily(Family[Position, ParamsT]):
         return Step(Position(index), reward, self._is_terminal(kind), success)
 
     @override
+    def expected_reward(self, state: Position, action: Array, params: ParamsT) -> Float | None:
+        if type(self).step is not TabularFamily.step:
+            return None  # the tables do not say what such a step pays
+        cells, actions = state.cell[:, None], np.asarray(action, np.int64)[:, None]
+        effect = actions if self.actions_are_effects else self.effects(params, cells, actions)
+        kind = self.kinds(params, self.successors[cells[:, 0], effect[:, 0]])  # (N, outcomes)
+        if kind.dtype == np.bool_:
+            kind = kind.view(np.uint8)
+        probability = np.stack(self.probabilities(params), axis=1)
+        expected: Float = (probability * self._rewards[kind]).sum(axis=1)
+        return expected
+
+    @override
     def observe(self, state: Position, params: ParamsT) -> Array:
         return state.cell.copy() if self.observations is None else self.observations.take(state.cell, axis=0)
 

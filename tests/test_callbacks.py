@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium.vector import AutoresetMode
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CheckpointCallback,
     EvalCallback,
+    EveryNTimesteps,
     StopTrainingOnMaxEpisodes,
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
@@ -15,6 +16,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecMonitor
 
+from metagym.algos.joint_training import JointTraining
 from metagym.algos.reptile import Reptile
 from metagym.algos.rl2 import RL2
 from metagym.callbacks import AdaptationEvalCallback
@@ -25,10 +27,11 @@ from metagym.learner_state import LearnerState
 from metagym.registry import make_family
 from metagym.saving import read_archive
 from metagym.wrappers import VectorEnvAdapter
+from tests.algos.multi_task_setup import tiny as tiny_joint
 from tests.algos.reptile_setup import tiny
 from tests.algos.rl2_setup import BANDIT, SMALL, lake
 
-POINT = "MetaPointGoal-v0"
+POINT, LAKE = "MetaPointGoal-v0", "MetaFrozenLake-v0"
 FEW = {"eval_freq": 8, "n_tasks": 4, "seed": 3}
 
 
@@ -256,3 +259,121 @@ def test_what_cannot_be_evaluated_is_refused_by_name():
         bandit().learn(24, AdaptationEvalCallback(env_kwargs={"num_arms": 3}, eval_freq=1))
     with pytest.raises(ConfigError, match="does not tell its family"):
         PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8).learn(8, AdaptationEvalCallback(eval_freq=1))
+
+
+# --- callbacks of SB3 around every learner ---------------------------------------------------------------------------
+
+REPLAY = {"learning_starts": 8, "batch_size": 4, "buffer_size": 400}
+MAKES = {
+    "RL2-PPO": lambda: lake(env_kwargs={"size": 4, "episode_length": 5}),
+    "RL2-DQN": lambda: RL2(
+        "MlpPolicy", LAKE, learner_class="DQN", episodes_per_trial=2, window=3, n_envs=2, seed=0,
+        env_kwargs={"episode_length": 5}, **REPLAY,
+    ),
+    "Reptile-PPO": lambda: tiny(LAKE, seed=0, env_kwargs={"episode_length": 5}),
+    "Reptile-DQN": lambda: tiny(LAKE, learner_class=DQN, seed=0, env_kwargs={"episode_length": 5}),
+    "JointTraining-PPO": lambda: tiny_joint(PPO, LAKE, env_kwargs={"episode_length": 5}),
+    "JointTraining-DQN": lambda: tiny_joint(DQN, LAKE, env_kwargs={"episode_length": 5}),
+}  # fmt: skip
+every_learner = pytest.mark.parametrize("name", MAKES)
+
+
+def few(name, **kwargs):
+    """An evaluation after each iteration of Reptile, or each eighth step of all rows."""
+    freq = 1 if name.startswith("Reptile") else 8
+    return AdaptationEvalCallback(
+        eval_freq=freq, n_tasks=2, eval_episodes=1, episodes=None if name.startswith("RL2") else 1, **kwargs
+    )
+
+
+@every_learner
+def test_a_threshold_that_is_reached_stops_any_learner_at_its_first_evaluation(name):
+    agent = MAKES[name]()
+    watch = few(name, callback_on_new_best=StopTrainingOnRewardThreshold(-1.0))
+    agent.learn(5_000, watch)
+
+    assert watch.evaluations_timesteps == [agent.num_timesteps]
+    agent.learn(64)  # and can go on
+    assert agent.num_timesteps >= 64
+
+
+@every_learner
+def test_no_improvement_stops_any_learner_after_the_patience(name):
+    stop = StopTrainingOnNoModelImprovement(max_no_improvement_evals=1)
+    watch = few(name, callback_after_eval=stop)
+    watch.best_mean_reward = stop.last_best_mean_reward = np.inf
+    agent = MAKES[name]()
+    agent.learn(5_000, watch)
+
+    assert len(watch.evaluations_timesteps) == stop.no_improvement_evals == 2
+    assert agent.num_timesteps == watch.evaluations_timesteps[-1] < 5_000
+
+
+@every_learner
+def test_training_is_the_same_to_the_bit_with_every_callback_around_it(name, tmp_path):
+    alone = MAKES[name]().learn(192)
+    watched, counted = MAKES[name](), Counter()
+    callbacks = [
+        few(name, best_model_save_path=tmp_path, log_path=tmp_path),
+        EveryNTimesteps(48, counted),
+        CheckpointCallback(2, str(tmp_path / "checkpoints")),
+        eval_of_sb3(watched),
+    ]
+    watched.learn(192, callbacks)
+
+    one, other = alone.policy.state_dict(), watched.policy.state_dict()
+    assert all(th.equal(one[key], other[key]) for key in one)
+    assert alone.num_timesteps == watched.num_timesteps
+    assert len(np.load(tmp_path / "evaluations.npz")["timesteps"]) == len(callbacks[0].evaluations_timesteps) > 0
+    assert type(type(watched).load(tmp_path / "best_model.zip")) is type(watched)
+    # At least so many steps lie between two of its calls; Reptile calls once an iteration.
+    assert counted.steps
+    assert min(np.diff([0, *counted.steps])) >= 48
+    assert np.isfinite(callbacks[-1].last_mean_reward)
+
+
+class Counter(BaseCallback):
+    """Notes when it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def _on_step(self):
+        self.steps.append(self.num_timesteps)
+        return True
+
+
+def eval_of_sb3(agent):
+    """SB3's EvalCallback, in an env that the learner can act in."""
+    vector = gym.make_vec(LAKE, num_envs=2, autoreset_mode=AutoresetMode.SAME_STEP, episode_length=5)
+    wrapped = agent._source.wrap(vector) if isinstance(agent, RL2) or hasattr(agent, "window") else vector
+    callback = EvalCallback(
+        VecMonitor(VectorEnvAdapter(wrapped)), n_eval_episodes=2, eval_freq=1 if isinstance(agent, Reptile) else 8
+    )
+    callback.verbose = 0
+    return callback
+
+
+@every_learner
+def test_a_checkpoint_of_sb3s_callback_goes_on_to_the_bit(name, tmp_path):
+    whole = MAKES[name]()
+    freq = 1 if name.startswith("Reptile") else 7  # in the middle of rollouts
+    whole.learn(192, CheckpointCallback(freq, str(tmp_path), "run"))
+    files = sorted(tmp_path.glob("run_*_steps.zip"), key=lambda path: int(path.stem.split("_")[1]))
+    resumed = type(whole).load(files[len(files) // 2 - 1])
+    assert 0 <= resumed.num_timesteps < whole.num_timesteps
+    resumed.learn(192 - resumed.num_timesteps, reset_num_timesteps=False)
+
+    one, other = whole.policy.state_dict(), resumed.policy.state_dict()
+    assert all(th.equal(one[key], other[key]) for key in one)
+
+
+def test_joint_training_is_evaluated_before_and_after_fine_tuning():
+    watch = AdaptationEvalCallback(eval_freq=8, n_tasks=2, eval_episodes=2)
+    agent = tiny_joint(PPO, LAKE, env_kwargs={"episode_length": 5}, inner_timesteps=20)
+    agent.learn(64, watch)
+
+    assert isinstance(agent, JointTraining)
+    assert watch.last_curve.experience.tolist() == [0, 4]
+    assert watch.last_curve.settings["kind"] == "gradient"

@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -103,7 +104,7 @@ def test_train_evaluate_plot_and_resume(monkeypatch, capsys, tmp_path):
     [
         (("train", "--env", "MetaNothing-v0"), "accepted are MetaAcrobot-v0, MetaAntDir-v0"),
         (("train", "--env", "nowhere:MetaNothing-v0"), "nowhere"),
-        (("train", "--algo", "sarsa"), "accepted are reptile, rl2"),
+        (("train", "--algo", "sarsa"), "accepted are from-scratch, joint-training, reptile, revealed-task, rl2"),
         (("train", "--set", "episodes_per_trial=0"), "episodes_per_trial"),
         (("train", "--set", "learner_class=Dyna"), "learner_class"),
         (("train", "--env-set", "size=1"), "size"),
@@ -144,7 +145,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     def interrupt(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("metagym.runs._Checkpoints._on_step", interrupt)
+    monkeypatch.setattr("metagym.runs.training._Checkpoints._on_step", interrupt)
     code, _, err = run(monkeypatch, capsys, "train", *TINY, "--out", tmp_path / "run")
     assert code == 130
     assert "--resume" in err
@@ -152,7 +153,106 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, capsys, "train", "--resume", "--out", tmp_path / "run")[0] == 0
 
 
-@pytest.mark.parametrize("option", [("--seed", 1), ("--set", "n_envs=8"), ("--env", "MetaBandit-v0")])
+POINT = ["--env", "MetaPointGoal-v0", "--env-set", "episode_length=10", "--device", "cpu", "--set", "n_envs=4"]
+MAKES = {
+    "rl2-SAC": (["--algo", "rl2", "--learner", "SAC", "--set", "window=4"], ["learning_starts=20", "batch_size=8"]),
+    "reptile-SAC": (["--algo", "reptile", "--learner", "SAC", "--set", "inner_timesteps=40"], ["batch_size=8"]),
+    "joint-training-A2C": (["--algo", "joint-training", "--learner", "A2C"], ["learning_rate=1e-3"]),
+    "from-scratch-TD3": (["--algo", "from-scratch", "--learner", "TD3"], ["batch_size=8"]),
+    "revealed-task-PPO": (["--algo", "revealed-task"], ["n_steps=20", "batch_size=40"]),
+}
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_every_algorithm_is_trained_and_measured_after_budgets(monkeypatch, capsys, tmp_path, make):
+    own, of_learner = MAKES[make]
+    inner = [word for pair in of_learner for word in ("--learner-set", pair)]
+    folder, scores = tmp_path / "run", tmp_path / "scores.npz"
+    code, out, err = run(
+        monkeypatch, capsys, "train", *own, *inner, *POINT, "--timesteps", 120, "--tensorboard", "--out", folder
+    )
+    assert (code, err.count("Traceback")) == (0, 0)
+    assert ("nothing to train" if "scratch" in make else "120 steps") in out
+    measured = ["--budgets", 0, 2, "--tasks", 2, "--eval-episodes", 1, "--device", "cpu"]
+    code, out, _ = run(monkeypatch, capsys, "evaluate", *measured, folder, "--out", scores)
+    assert code == 0
+    curve = AdaptationCurve.load(scores)
+    assert curve.experience.tolist() == [0, 2]
+    assert curve.name.split()[1] == make.rpartition("-")[2]
+
+
+def test_references_play_beside_runs_and_everything_is_written(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arms = ["--env", "MetaBandit-v0", "--env-set", "num_arms=2", "--tasks", "5", "--budgets", "0,1,4"]
+    code, out, _ = run(
+        monkeypatch, capsys, "evaluate", "--beside", "random", "gittins", *arms, "--csv", "all.csv", "--json",
+        "all.json", "--plot", "all.png", "--out", "scores.npz",
+    )  # fmt: skip
+    assert code == 0
+    assert "gittins" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "all.csv", "all.json", "all.png", "scores-gittins.npz", "scores-random.npz"
+    ]  # fmt: skip
+    floor = AdaptationCurve.load("scores-random.npz")
+    assert floor.scores.shape == (1, 5, 3)
+    methods = json.loads((tmp_path / "all.json").read_text())["methods"]
+    assert [method["name"] for method in methods] == ["random", "gittins"]
+    assert methods[0]["experience"] == [0, 1, 4]
+    code, _, _ = run(monkeypatch, capsys, "evaluate", "--beside", "random", *arms, "--limits", "scores-gittins.npz")
+    assert code == 0
+    assert AdaptationCurve.load("evaluation.npz").scores.tolist() == floor.scores.tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--budgets", "0", "1", "2", "run", "5"], ["--budgets=0", "--budgets=1", "--budgets=2", "run", "5"]),
+        (["run", "--budgets", "0,1", "--tasks", "3"], ["run", "--budgets=0", "--budgets=1", "--tasks", "3"]),
+        (["--beside", "random", "run", "gittins"], ["--beside=random", "run", "gittins"]),
+        (["--beside", "random", "--budgets", "1"], ["--beside=random", "--budgets=1"]),
+        (["--budgets=7", "--beside=best"], ["--budgets=7", "--beside=best"]),
+    ],
+)
+def test_some_options_take_several_values(words, expected):
+    assert cli.spread(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--budgets", "--tasks", "3"), "--budgets needs one value or more"),
+        (("x.zip", "--budgets"), "--budgets needs one value or more"),
+        (("x.zip", "--budgets", "1", "--episodes", "3"), "not both"),
+        ((), "nobody plays"),
+        (("--beside", "random"), "--env"),
+        (("--beside", "best", "--env", "MetaBandit-v0"), "accepted are gittins, optimal, random"),
+        (("--beside", "optimal", "--env", "MetaBandit-v0"), "Optimal solves families"),
+        (("--beside", "random", "--env", "MetaBandit-v0", "--budgets", "3", "1"), "increasing"),
+        (("--beside", "random", "--env", "MetaBandit-v0", "--limits", "nothing.npz"), "nothing.npz"),
+        (("--beside", "random", "--env", "MetaBandit-v0", "--plot", "x.txt"), ".png"),
+        (("--beside", "random", "--env", "MetaBandit-v0", "--csv", "x", "--json", "x"), "two outputs have one name"),
+        (("--beside", "random", "--env", "MetaBandit-v0", "--out", "."), "is a folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_work(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(monkeypatch, capsys, "evaluate", *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--learner", "A2C"),
+        ("--learner-set", "n_steps=8"),
+        ("--seed", 1),
+        ("--set", "n_envs=8"),
+        ("--env", "MetaBandit-v0"),
+    ],
+)
 def test_a_resumed_run_keeps_its_settings(monkeypatch, capsys, tmp_path, option):
     code, _, err = run(monkeypatch, capsys, "train", "--resume", *option, "--out", tmp_path)
     assert code == 2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
 from metagym.errors import ConfigError
@@ -17,6 +18,7 @@ from metagym.nets.extractors import (
     attend,
     causal_pairs,
 )
+from metagym.wrappers.window import THERE, WindowSpace, on_parts
 
 LENGTH, WIDTH = 6, 3
 SPACE = spaces.Box(-np.inf, np.inf, (LENGTH, WIDTH + 1), np.float32)
@@ -229,3 +231,108 @@ def test_sizes_of_their_own_are_checked():
         SNAILExtractor(SPACE, filters=1.5)
     with pytest.raises(ConfigError, match="n_heads must divide features_dim=64, got 5"):
         TransformerExtractor(SPACE, n_heads=5)
+
+
+# --- windows of Dicts and images ---------------------------------------------------------------------------------
+
+IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+ENTRIES = spaces.Dict(image=IMAGE, kind=spaces.Discrete(5), place=spaces.Box(-1, 1, (2,)))
+SMALL = {"encoder_kwargs": {"cnn_output_dim": 4}}
+
+
+def dict_windows(lengths, seed=0):
+    """Windows as SB3 gives them to an extractor: every entry as floats, images from 0 to 255."""
+    generator = th.Generator().manual_seed(seed)
+    shape = (len(lengths), LENGTH)
+    there = th.arange(LENGTH) >= LENGTH - th.tensor(lengths)[:, None]
+    made = {
+        "image": th.randint(0, 256, (*shape, 3, 36, 36), generator=generator),
+        "kind": th.randint(0, 5, shape, generator=generator),
+        "place": th.randn(*shape, 2, generator=generator),
+        THERE: th.ones(shape),
+    }
+    return {name: (part * there.view(*shape, *(1,) * (part.ndim - 2))).float() for name, part in made.items()}
+
+
+def make_dict(name, row_space=ENTRIES, **kwargs):
+    th.manual_seed(0)
+    own = {"encoder_kwargs": {}} if row_space is IMAGE else SMALL
+    return EXTRACTORS[name](WindowSpace(row_space, LENGTH), **own | kwargs)
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_what_is_masked_of_a_dict_cannot_influence_anything(name):
+    extractor, lengths = make_dict(name), [1, 3, LENGTH, 2]
+    clean, dirty = dict_windows(lengths), dict_windows(lengths)
+    for row, length in enumerate(lengths):
+        dirty["place"][row, : LENGTH - length] = math.nan
+        dirty["image"][row, : LENGTH - length] = 1e9
+        dirty["kind"][row, : LENGTH - length] = 77
+    for part in (clean["place"], clean["image"]):
+        part.requires_grad_()
+    features = extractor(clean)
+    assert features.shape == (4, 64)
+    assert th.equal(extractor(dirty), features)
+    for gradient in th.autograd.grad(features.square().sum(), [clean["place"], clean["image"]]):
+        touched = (gradient != 0).flatten(2).any(-1)
+        assert th.equal(touched, clean[THERE] > 0)  # nothing that is missing, and all that is there
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_a_window_of_dicts_gives_what_its_rows_alone_give(name):
+    extractor = make_dict(name)
+    for length in (1, 2, LENGTH):
+        window = dict_windows([length] * 2)
+        alone = on_parts(lambda part, first=LENGTH - length: part[:, first:], window)
+        th.testing.assert_close(extractor(window), extractor(alone))
+
+
+def test_rows_of_a_dict_are_what_sb3_makes_of_each_by_itself():
+    extractor = make_dict("gru")
+    window = dict_windows([2, LENGTH])
+    values, valid = extractor.rows(window)
+    assert valid.sum(1).tolist() == [2, LENGTH]
+    assert values.shape == (2, LENGTH, extractor.row_width) == (2, LENGTH, 4 + 5 + 2)
+    cnn = extractor.encoder.reader.extractors["image"]
+    for row, place in ((0, LENGTH - 1), (1, 0), (1, 3)):
+        image, kind = window["image"][row, place] / 255, int(window["kind"][row, place])
+        expected = [cnn(image[None])[0], th.eye(5)[kind], window["place"][row, place]]
+        th.testing.assert_close(values[row, place], th.cat(expected))
+    assert (values[0, : LENGTH - 2] == 0).all()
+
+
+def test_images_alone_are_read_by_a_nature_cnn_and_not_divided_where_told_so():
+    extractor, raw = make_dict("gru", IMAGE), make_dict("gru", IMAGE, normalize_images=False)
+    assert isinstance(extractor.encoder.reader, NatureCNN)
+    window = {"observation": dict_windows([3, 6])["image"], THERE: dict_windows([3, 6])[THERE]}
+    divided = window | {"observation": window["observation"] / 255}
+    assert not th.equal(extractor(window), raw(window))
+    assert th.equal(extractor(window), raw(divided))
+
+
+def test_an_encoder_of_ones_own_reads_the_entries():
+    vectors = spaces.Dict(place=spaces.Box(-1, 1, (2,)))
+
+    class Doubled(FlattenExtractor):
+        def __init__(self, space):
+            super().__init__(space["place"])
+
+        def forward(self, entries):
+            return 2 * super().forward(entries["place"])
+
+    extractor = GRUExtractor(WindowSpace(vectors, LENGTH), encoder_class=Doubled)
+    window = {name: dict_windows([4])[name] for name in ("place", THERE)}
+    th.testing.assert_close(extractor.rows(window).values, 2 * window["place"])
+    with pytest.raises(ConfigError, match="Doubled has nothing to read"):
+        GRUExtractor(SPACE, encoder_class=Doubled)
+    with pytest.raises(ConfigError, match="or a WindowSpace"):
+        GRUExtractor(vectors)
+
+
+def test_the_gru_over_images_can_be_differentiated_twice():
+    extractor = make_dict("gru", features_dim=4, twice_differentiable=True)
+    window = dict_windows([2, 5])
+    window["place"].requires_grad_()
+    (gradient,) = th.autograd.grad(extractor(window).square().sum(), window["place"], create_graph=True)
+    again = th.autograd.grad(gradient.square().sum(), list(extractor.encoder.parameters()))
+    assert all(th.isfinite(part).all() for part in again)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
@@ -117,8 +116,6 @@ def test_what_json_or_safetensors_cannot_hold_is_refused_before_the_file_is_touc
         th.nn.Tanh,
         th.optim.RMSprop,
         RMSpropTFLike,
-        PPO,
-        TRPO,
         ActorCriticPolicy,
         HerReplayBuffer,
         np.float32,

@@ -1,9 +1,17 @@
 """Learners: each an algorithm of Stable-Baselines3 to its user, on tasks instead of one environment."""
 
+from metagym.algos.bandit_agents import (
+    UCB1,
+    EpsilonGreedyBandit,
+    GreedyBandit,
+    OptimisticThompsonSampling,
+    ThompsonSampling,
+)
 from metagym.algos.base import GradientLearner, MemoryLearner, Policy
 from metagym.algos.from_scratch import FromScratch
 from metagym.algos.gittins import Gittins
 from metagym.algos.joint_training import JointTraining
+from metagym.algos.mdp_agents import BEB, OPSRL, PSRL, UCRL2, EpsilonGreedyMDP, GreedyMDP, QLearning
 from metagym.algos.optimal import Optimal
 from metagym.algos.references import Random
 from metagym.algos.reptile import Reptile
@@ -11,6 +19,7 @@ from metagym.algos.revealed_task import RevealedTask
 from metagym.algos.rl2 import RL2
 
 __all__ = [
-    "RL2", "FromScratch", "Gittins", "GradientLearner", "JointTraining", "MemoryLearner", "Optimal", "Policy", "Random",
-    "Reptile", "RevealedTask",
+    "BEB", "OPSRL", "PSRL", "RL2", "UCB1", "UCRL2", "EpsilonGreedyBandit", "EpsilonGreedyMDP", "FromScratch",
+    "Gittins", "GradientLearner", "GreedyBandit", "GreedyMDP", "JointTraining", "MemoryLearner", "Optimal",
+    "OptimisticThompsonSampling", "Policy", "QLearning", "Random", "Reptile", "RevealedTask", "ThompsonSampling",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from typing_extensions import Self, override
 from metagym.algos.multi_task import MultiTask
 from metagym.algos.reptile_adapt import adapt_learner, make_learner
 from metagym.algos.reptile_env import native_env
-from metagym.algos.reptile_inner import check_counts, inner_arguments
+from metagym.algos.reptile_inner import adaptable_arguments, adaptation_budget, check_counts
 from metagym.learner_state import preserved_rng
 from metagym.tasks import Task
 
@@ -103,8 +103,9 @@ class FromScratch(MultiTask):
 
     @override
     def _setup_model(self) -> None:
-        longest = max(self.inner_timesteps, self.learner_kwargs.get("n_steps", 1) * self.n_envs)
-        self._inner_arguments = inner_arguments(self.learner_class, self.learner_kwargs, self.n_envs, longest)
+        self._inner_arguments = adaptable_arguments(
+            self.learner_class, self.learner_kwargs, self.n_envs, self.inner_timesteps
+        )
         super()._setup_model()
         if self.seed is None:
             self.seed = int(np.random.randint(2**31 - 1))  # noqa: NPY002 (SB3's stream)
@@ -126,7 +127,8 @@ class FromScratch(MultiTask):
     def adapt(self, task: Any, total_timesteps: int | None = None, *, seed: int | None = None) -> BaseAlgorithm:
         """A learner that has learnt one task, from a new initialisation; `self` stays as it is.
 
-        What is returned is a plain learner of `learner_class`, as `JointTraining.adapt` says.
+        What is returned is a plain learner of `learner_class`, as `JointTraining.adapt` says; but where the env is a
+        `VecNormalize`, its statistics begin anew and are gathered on the task.
 
         Args:
             task: a task, as the env's ``set_task`` takes it; or an env (scalar, vector, or id) to adapt in as it is.
@@ -138,13 +140,12 @@ class FromScratch(MultiTask):
         Raises:
             ConfigError: if the env cannot be copied, or there is none: give an env instead of a task.
         """
-        budget = self.inner_timesteps if total_timesteps is None else total_timesteps
-        check_counts(total_timesteps=budget)
+        budget = adaptation_budget(total_timesteps, self.inner_timesteps)
         fresh: Any = copy.copy(self)
         with preserved_rng():
             set_random_seed(self._initialisation(task, seed))
             fresh.learner = make_learner(fresh, self.env, self._inner_arguments)
-        return adapt_learner(fresh, task, budget, seed)
+        return adapt_learner(fresh, task, budget, seed, is_new=True)
 
     def _initialisation(self, task: Any, seed: int | None) -> int:
         """Seed of the initial parameters."""

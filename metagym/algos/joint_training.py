@@ -16,7 +16,14 @@ from typing_extensions import override
 
 from metagym.algos.multi_task import MultiTask
 from metagym.algos.reptile_adapt import adapt_learner
-from metagym.algos.reptile_inner import OWN_ARGUMENTS, check_counts, inner_arguments
+from metagym.algos.reptile_inner import (
+    OWN_ARGUMENTS,
+    adaptable_arguments,
+    adaptation_budget,
+    check_counts,
+    check_inner_optimizer,
+    varies,
+)
 from metagym.algos.reptile_normalize import normalization_of
 from metagym.errors import ConfigError
 from metagym.replay import TaskReplayBuffer
@@ -88,8 +95,7 @@ class JointTraining(MultiTask):
         _init_setup_model: bool = True,
     ) -> None:
         check_counts(inner_timesteps=inner_timesteps)
-        if inner_optimizer not in {"fresh", "carry"}:
-            raise ConfigError(f"inner_optimizer must be 'fresh' or 'carry', got {inner_optimizer!r}")
+        check_inner_optimizer(inner_optimizer)
         self.inner_timesteps, self.inner_optimizer = inner_timesteps, inner_optimizer
         self.adapt_kwargs = dict(adapt_kwargs or {})
         if own := sorted(OWN_ARGUMENTS.intersection(self.adapt_kwargs)):
@@ -118,8 +124,7 @@ class JointTraining(MultiTask):
             # One task needs none, and what adapt returns shall load without metagym.
             given.pop("replay_buffer_class")
             given.pop("replay_buffer_kwargs", None)
-        longest = max(self.inner_timesteps, given.get("n_steps", 1) * self.n_envs)
-        self._inner_arguments = inner_arguments(self.learner_class, given, self.n_envs, longest)
+        self._inner_arguments = adaptable_arguments(self.learner_class, given, self.n_envs, self.inner_timesteps)
         super()._setup_model()
 
     def adapt(self, task: Any, total_timesteps: int | None = None, *, seed: int | None = None) -> BaseAlgorithm:
@@ -141,13 +146,11 @@ class JointTraining(MultiTask):
                 a schedule would start anew.
         """
         for name in _SCHEDULES:
-            schedule = self._inner_arguments.get(name)
-            if callable(schedule) and len({schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)}) > 1:
+            if varies(self._inner_arguments.get(name)):
                 raise ConfigError(
                     f"{name} changes during learning, and would do so anew in every adaptation: give the constant one "
                     f"to adapt with as adapt_kwargs={{{name!r}: ...}}"
                 )
-        budget = self.inner_timesteps if total_timesteps is None else total_timesteps
-        check_counts(total_timesteps=budget)
+        budget = adaptation_budget(total_timesteps, self.inner_timesteps)
         agent: Any = self  # with all that adapt_learner reads
         return adapt_learner(agent, task, budget, seed, normalization=normalization_of(self.env))

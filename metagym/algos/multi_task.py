@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,20 +18,21 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
 from typing_extensions import Self, override
 
-from metagym.algos.multi_task_checkpoint import load_agent, save_agent
+from metagym.algos.learner_checkpoint import Checkpointed, resume_rng
+from metagym.algos.multi_task_checkpoint import contents, restore
 from metagym.algos.multi_task_state import Position, forget_episode, take_position
 from metagym.algos.reptile_adapt import make_learner
 from metagym.algos.reptile_env import task_vec_env
 from metagym.algos.reptile_inner import OWN_ARGUMENTS, find_learner_class
 from metagym.errors import ConfigError
-from metagym.learner_state import LearnerState, set_rng_state
+from metagym.learner_state import LearnerState
 from metagym.replay import TaskReplayBuffer
 from metagym.types import Array
 
 __all__ = ["MultiTask"]
 
 
-class MultiTask(BaseAlgorithm):
+class MultiTask(Checkpointed):
     """A learner of Stable-Baselines3 in an env whose every reset draws another task, and that learner's interface.
 
     Its `learn` is that of the learner inside, with all that it does: callbacks see this object as their ``model``, at
@@ -62,7 +62,6 @@ class MultiTask(BaseAlgorithm):
         ConfigError: if an argument is out of range, or the env has no tasks.
     """
 
-    learner: BaseAlgorithm
     stored_arguments: ClassVar[tuple[str, ...]] = (
         "learner_class", "learner_kwargs", "policy_kwargs", "env_kwargs", "split", "tensorboard_log", "verbose",
     )  # fmt: skip
@@ -115,13 +114,6 @@ class MultiTask(BaseAlgorithm):
             return task_vec_env(env, n_envs=n_envs, split=self.split, env_kwargs=env_kwargs)
         except ConfigError as wrong:
             raise ConfigError(str(wrong).replace("Reptile", type(self).__name__)) from wrong
-
-    @override
-    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
-        aliases = self.learner_class.policy_aliases
-        if policy_name not in aliases:
-            raise ConfigError(f"{self.learner_class.__name__} has no policy {policy_name!r}; it has {sorted(aliases)}")
-        return aliases[policy_name]
 
     @override
     def _setup_model(self) -> None:
@@ -180,9 +172,7 @@ class MultiTask(BaseAlgorithm):
         """
         if self.env is None:
             raise ConfigError(f"this {type(self).__name__} has no env to learn in: pass one to load or to set_env")
-        if self._resumed_rng is not None:
-            set_rng_state(self._resumed_rng)
-            self._resumed_rng = None
+        resume_rng(self)
         try:
             with self._marking(callback is not None):
                 self.learner.learn(
@@ -268,63 +258,12 @@ class MultiTask(BaseAlgorithm):
     # --- checkpoints -------------------------------------------------------------------------------------------
 
     @override
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        parts, variables = self.learner._get_torch_save_params()
-        return [f"learner.{name}" for name in parts], [f"learner.{name}" for name in variables]
+    def _contents(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        return contents(self)
 
     @override
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """Write a checkpoint in metagym's format, from which `load` resumes training to the bit.
-
-        The replay buffer of an off-policy learner is in it.
-
-        Args:
-            path: where; ``.zip`` is appended if there is no suffix.
-            exclude: not supported; there because SB3 has it.
-            include: likewise.
-
-        Raises:
-            ConfigError: if the folder cannot be written to.
-        """
-        if exclude or include:
-            raise ConfigError("a metagym checkpoint has fixed contents: exclude and include are not supported")
-        save_agent(self, path)
-
-    @classmethod
-    @override
-    def load(
-        cls,
-        path: Any,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Read a checkpoint; nothing in it is executed.
-
-        Training goes on with ``learn(n, reset_num_timesteps=False)`` as if it had never stopped: parameters,
-        optimisers, counters, replay buffer, running episodes, the process's random states (set when `learn` starts)
-        and metagym's own envs continue to the bit. Another env starts anew, and a warning says so. Ids of metagym's
-        families are made again; for any other env, pass it.
-
-        Args:
-            path: the file.
-            env: what to go on learning in.
-            device: of the learner.
-            custom_objects: what a file cannot hold, by name; the error says which.
-            print_system_info: ignored; there because SB3 has it.
-            force_reset: likewise.
-            **kwargs: likewise none.
-
-        Raises:
-            CheckpointError: if there is no such file, it is damaged, of another kind, or needs `custom_objects`.
-            ConfigError: if `env` does not fit.
-        """
-        if kwargs:
-            raise ConfigError(f"load does not take {sorted(kwargs)}; use custom_objects to change what is stored")
-        return load_agent(cls, Path(path), env, device, custom_objects)
+    def _restore(self, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        restore(self, meta, arrays)
 
 
 class _Outer(BaseCallback):

@@ -4,7 +4,6 @@ Counters, the observations it will act on next, its replay buffer, its env and t
 and its parameters it goes on exactly as if it had never stopped.
 """
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 
+from metagym.algos.learner_checkpoint import episode_records, restore_episode_records
 from metagym.algos.reptile_normalize import (
     capture_statistics,
     flatten_statistics,
@@ -25,12 +25,12 @@ from metagym.algos.reptile_normalize import (
 from metagym.errors import CheckpointError
 from metagym.learner_state import generator_state, get_rng_state, set_generator_state
 from metagym.replay import TaskReplayBuffer
+from metagym.sections import prefixed, section
 from metagym.types import Array
 from metagym.wrappers.sb3 import VectorEnvAdapter
 
 __all__ = [
-    "Position", "forget_episode", "prefixed", "replay_contents", "restore_env", "restore_position", "section",
-    "take_position",
+    "Position", "forget_episode", "replay_contents", "restore_env", "restore_position", "take_position",
 ]  # fmt: skip
 
 COUNTERS = (
@@ -60,8 +60,7 @@ def take_position(learner: BaseAlgorithm) -> Position:
     meta: dict[str, Any] = {
         "counters": {name: _plain_number(state[name]) for name in COUNTERS if name in state},
         "action_rng": generator_state(learner.action_space.np_random),
-        "episodes": [_plain(info) for info in learner.ep_info_buffer or ()],
-        "successes": [float(success) for success in learner.ep_success_buffer or ()],
+        **episode_records(learner),
     }
     arrays = prefixed("rng", get_rng_state())
     if learner._last_obs is not None:
@@ -86,9 +85,7 @@ def restore_position(learner: BaseAlgorithm, meta: Mapping[str, Any], arrays: Ma
         if name in COUNTERS and name in vars(learner):
             setattr(learner, name, value)
     set_generator_state(learner.action_space.np_random, meta["action_rng"])
-    window = learner._stats_window_size
-    learner.ep_info_buffer = deque(meta["episodes"], maxlen=window)
-    learner.ep_success_buffer = deque(meta["successes"], maxlen=window)
+    restore_episode_records(learner, meta)
     if "starts" in arrays:
         learner._last_obs = _joined_parts("observation", arrays)
         learner._last_original_obs = _joined_parts("original", arrays)
@@ -202,17 +199,6 @@ def restore_env(env: VecEnv, arrays: Mapping[str, Array]) -> bool:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def prefixed(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays under names that start with ``prefix/``."""
-    return {f"{prefix}/{name}": array for name, array in arrays.items()}
-
-
-def section(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays that `prefixed` named, under their own names."""
-    start = f"{prefix}/"
-    return {name[len(start) :]: array for name, array in arrays.items() if name.startswith(start)}
-
-
 def _named_parts(prefix: str, observation: Any) -> dict[str, Array]:
     parts = observation if isinstance(observation, dict) else {"": observation}
     return {f"{prefix}/{key}": np.array(part) for key, part in parts.items()}
@@ -225,7 +211,3 @@ def _joined_parts(prefix: str, arrays: Mapping[str, Array]) -> Any:
 
 def _plain_number(value: Any) -> int | float:
     return float(value) if isinstance(value, float | np.floating) else int(value)
-
-
-def _plain(info: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in info.items() if isinstance(value, int | float | np.number)}

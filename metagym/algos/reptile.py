@@ -15,8 +15,7 @@ the authors' code does; line 6 may be the step of an optimiser on the gradient `
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
@@ -29,11 +28,15 @@ from stable_baselines3.ppo import PPO
 from tqdm import tqdm
 from typing_extensions import Self, override
 
+from metagym.algos.batched_adapt import adapt_learners
+from metagym.algos.batched_run import check_batched, require_batchable
+from metagym.algos.learner_checkpoint import Checkpointed, resume_rng
 from metagym.algos.reptile_adapt import adapt_learner, make_learner
-from metagym.algos.reptile_checkpoint import load_agent, save_agent
+from metagym.algos.reptile_checkpoint import ARGUMENTS, KIND, contents, normalized_alike, restore
 from metagym.algos.reptile_env import give_task, require_env, task_vec_env
 from metagym.algos.reptile_frozen import check_prefixes, frozen_names
 from metagym.algos.reptile_inner import (
+    adaptation_budget,
     check_counts,
     check_outer,
     check_workers,
@@ -47,14 +50,13 @@ from metagym.algos.reptile_iteration import iterate, runs_of
 from metagym.algos.reptile_log import log_progress, start_counting
 from metagym.algos.reptile_normalize import Normalization, normalization_of
 from metagym.algos.reptile_outer import OuterStep, find_optimizer
-from metagym.errors import ConfigError
-from metagym.learner_state import LearnerState, set_rng_state
+from metagym.learner_state import LearnerState
 from metagym.types import Array
 
 __all__ = ["Reptile"]
 
 
-class Reptile(BaseAlgorithm):
+class Reptile(Checkpointed):
     """An initialisation from which a learner of Stable-Baselines3 learns new tasks fast.
 
     The meta-parameters are the parameters of `learner`. `predict` acts with them, before any adaptation; `adapt`
@@ -90,6 +92,9 @@ class Reptile(BaseAlgorithm):
         n_workers: processes that play an iteration's tasks; 1 plays them here, one after the other, with the same
             result to the bit if one PyTorch thread is used here as there. They start with `learn`, import the main
             script again (guard it by ``if __name__ == "__main__":``), and make learners from `learner_kwargs`.
+        batched: adapt all tasks of an iteration at once, with one update for all of them. Takes PPO and A2C with SB3's
+            MlpPolicy, on the CPU, in vector envs of metagym's families; the result is that of one task after the other
+            up to rounding, with the same random draws.
         learner_kwargs: keywords of `learner_class`. Where they do not say, defaults suit short runs: ``n_steps`` and
             ``batch_size`` such that a run has four rollouts if SB3's own exceed it; off-policy ``learning_starts=0``
             (with hindsight SB3's own: it must exceed an episode of each row), ``buffer_size=inner_timesteps``, and a
@@ -114,7 +119,7 @@ class Reptile(BaseAlgorithm):
             an inner schedule is not constant.
     """
 
-    learner: BaseAlgorithm
+    stored_arguments: ClassVar[tuple[str, ...]] = ARGUMENTS
 
     def __init__(
         self,
@@ -130,6 +135,7 @@ class Reptile(BaseAlgorithm):
         inner_optimizer: Literal["fresh", "carry"] = "fresh",
         frozen: Sequence[str] = (),
         n_workers: int = 1,
+        batched: bool = False,
         learner_kwargs: Mapping[str, Any] | None = None,
         n_envs: int | None = None,
         env_kwargs: dict[str, Any] | None = None,
@@ -146,6 +152,7 @@ class Reptile(BaseAlgorithm):
         check_counts(inner_timesteps=inner_timesteps, meta_batch_size=meta_batch_size)
         check_outer(learning_rate, inner_optimizer)
         check_workers(n_workers, inner_optimizer)
+        check_batched(batched, n_workers, inner_optimizer)
         find_optimizer(outer_optimizer, outer_optimizer_kwargs)
         needs_env = env is not None or _init_setup_model
         super().__init__(
@@ -164,7 +171,7 @@ class Reptile(BaseAlgorithm):
         self.inner_timesteps, self.meta_batch_size = inner_timesteps, meta_batch_size
         self.inner_optimizer: Literal["fresh", "carry"] = inner_optimizer
         self.outer_optimizer, self.outer_optimizer_kwargs = outer_optimizer, dict(outer_optimizer_kwargs or {})
-        self.frozen, self.n_workers = check_prefixes(frozen), n_workers
+        self.frozen, self.n_workers, self.batched = check_prefixes(frozen), n_workers, batched
         self.env_id = env if isinstance(env, str) else None
         self.env_kwargs, self.split = env_kwargs, split
         self._n_iterations = 0
@@ -195,13 +202,6 @@ class Reptile(BaseAlgorithm):
         return agent
 
     @override
-    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
-        aliases = self.learner_class.policy_aliases
-        if policy_name not in aliases:
-            raise ConfigError(f"{self.learner_class.__name__} has no policy {policy_name!r}; it has {sorted(aliases)}")
-        return aliases[policy_name]
-
-    @override
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
@@ -215,6 +215,8 @@ class Reptile(BaseAlgorithm):
         )
         self.learner = make_learner(self, self.env, self._inner_arguments)
         require_constant_schedules(self.learner)
+        if self.batched:
+            require_batchable(self.learner, self.env)
         self.policy = self.learner.policy
         self._frozen_names = frozen_names(self.learner, self.frozen)
         optimizer_class = find_optimizer(self.outer_optimizer, self.outer_optimizer_kwargs)
@@ -280,9 +282,7 @@ class Reptile(BaseAlgorithm):
     ) -> tuple[int, BaseCallback]:
         # SB3's own would reset the env, whose random streams a resumed run must find as they were.
         total_timesteps = start_counting(self, total_timesteps, reset=reset_num_timesteps)
-        if self._resumed_rng is not None:
-            set_rng_state(self._resumed_rng)
-            self._resumed_rng = None
+        resume_rng(self)
         if not self._custom_logger:
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         return total_timesteps, self._init_callback(callback)
@@ -305,10 +305,26 @@ class Reptile(BaseAlgorithm):
         Raises:
             ConfigError: if the training env cannot be copied, or there is none: give an env instead of a task.
         """
-        budget = self.inner_timesteps if total_timesteps is None else total_timesteps
-        check_counts(total_timesteps=budget)
+        budget = adaptation_budget(total_timesteps, self.inner_timesteps)
         like = self._normalization()
         return adapt_learner(self, task, budget, seed, frozen=self._frozen_names, normalization=like)
+
+    def adapt_many(
+        self, tasks: Sequence[Any], total_timesteps: int | None = None, *, seed: int | None = None
+    ) -> list[BaseAlgorithm]:
+        """A learner for each task, as `adapt` returns them; all at once with ``batched=True``.
+
+        Args:
+            tasks: tasks, as the env's ``set_task`` takes them; or envs, which are adapted in one after the other.
+            total_timesteps: environment steps on each task, as in `adapt`.
+            seed: of the noise; each task's hangs on it and on the task's place.
+
+        Raises:
+            ConfigError: as `adapt`.
+            DivergenceError: if what a learner learnt is not finite.
+        """
+        budget = adaptation_budget(total_timesteps, self.inner_timesteps)
+        return adapt_learners(self, tasks, budget, seed)
 
     def _normalization(self) -> Normalization:
         return self._resumed_normalization if self.env is None else normalization_of(self.env)
@@ -333,6 +349,8 @@ class Reptile(BaseAlgorithm):
             ConfigError: if the env has no tasks or another number of rows.
         """
         made = task_vec_env(env, n_envs=self.n_envs, split=self.split, env_kwargs=None)
+        if self.batched:
+            require_batchable(self.learner, made)
         super().set_env(made, force_reset)
         require_support(self.learner_class, self.env)
         # A new learner, since buffers of hindsight keep the env that they were made with.
@@ -342,59 +360,22 @@ class Reptile(BaseAlgorithm):
         self.policy = self.learner.policy
         self.env_id, self.env_kwargs = (env if isinstance(env, str) else None), None
 
+    @classmethod
     @override
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        parts, variables = self.learner._get_torch_save_params()
-        return [f"learner.{name}" for name in parts], [f"learner.{name}" for name in variables]
-
-    @override
-    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
-        """Write a checkpoint in metagym's format, from which `load` resumes training to the bit.
-
-        Args:
-            path: where; ``.zip`` is appended if there is no suffix.
-            exclude: not supported; there because SB3 has it.
-            include: not supported.
-
-        Raises:
-            ConfigError: if the folder cannot be written to.
-        """
-        if exclude or include:
-            raise ConfigError("a metagym checkpoint has fixed contents: exclude and include are not supported")
-        save_agent(self, path)
+    def _kind(cls) -> str:
+        return KIND
 
     @classmethod
     @override
-    def load(
-        cls,
-        path: Any,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Read a checkpoint; nothing in it is executed.
+    def _env_like(
+        cls, env: Any, meta: Mapping[str, Any], stored: Mapping[str, Any], arrays: Mapping[str, Array]
+    ) -> Any:
+        return normalized_alike(env, meta, stored, arrays)
 
-        Training goes on with ``learn(n, reset_num_timesteps=False)`` as if it had never stopped: parameters,
-        optimisers, counters, the process's random states (set when `learn` starts) and metagym's own envs continue
-        to the bit. Another env starts anew, and a warning says so. Ids of metagym's families are made again; for any
-        other env, pass it.
+    @override
+    def _contents(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        return contents(self)
 
-        Args:
-            path: the file.
-            env: what to go on learning in.
-            device: of the learner.
-            custom_objects: what a file cannot hold, by name; the error says which.
-            print_system_info: ignored; there because SB3 has it.
-            force_reset: ignored.
-            **kwargs: none.
-
-        Raises:
-            CheckpointError: if there is no such file, it is damaged, of another kind, or needs `custom_objects`.
-            ConfigError: if `env` does not fit.
-        """
-        if kwargs:
-            raise ConfigError(f"load does not take {sorted(kwargs)}; use custom_objects to change what is stored")
-        return load_agent(cls, Path(path), env, device, custom_objects)
+    @override
+    def _restore(self, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        restore(self, meta, arrays)

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from metagym.algos.reptile_env import copy_vec_env, give_task, require_env, vec_env, vec_env_of_copies
 from metagym.algos.reptile_frozen import held
 from metagym.algos.reptile_inner import adaptation_arguments, rollout_size
-from metagym.algos.reptile_normalize import Normalization, normalized
+from metagym.algos.reptile_normalize import Normalization, forget_statistics, normalized
 from metagym.errors import ConfigError, MetagymError
 from metagym.learner_state import LearnerState, preserved_rng, reset_running_state
 
@@ -64,6 +64,7 @@ def adapt_learner(
     *,
     frozen: Collection[str] = (),
     normalization: Normalization | None = None,
+    is_new: bool = False,
 ) -> BaseAlgorithm:
     """An independent learner that starts from the meta-parameters and has learnt one task; see `Reptile.adapt`.
 
@@ -74,12 +75,15 @@ def adapt_learner(
         seed: of the noise.
         frozen: names of tensors that stay as they are meanwhile.
         normalization: how an env is to normalise that does not by itself.
+        is_new: it knows nothing, statistics of `VecNormalize` included: it gathers its own.
     """
     with preserved_rng():
         if seed is not None:
             set_random_seed(seed)
         env = _adaptation_env(agent, task, seed)
         env = env if normalization is None else normalized(env, normalization, training=False)
+        if is_new:
+            forget_statistics(env)
         model = make_learner(agent, env, adaptation_arguments(agent._inner_arguments, env.num_envs, budget))
         theta = LearnerState.capture(agent.learner)
         theta.restore(model, optimizer="fresh" if agent.inner_optimizer == "fresh" else "snapshot")

@@ -21,23 +21,35 @@ from metagym.errors import ConfigError
 from metagym.wrappers.sb3 import VectorEnvAdapter
 
 __all__ = [
-    "DEFAULT_N_ENVS", "METAGYM_ENTRY_POINT", "copy_vec_env", "draw_tasks", "give_task", "is_builtin", "native_env",
-    "packed_env", "require_env", "task_vec_env", "unpacked_env", "vec_env", "vec_env_of_copies",
+    "DEFAULT_N_ENVS", "METAGYM_ENTRY_POINT", "check_env_kwargs", "copy_vec_env", "draw_tasks", "give_task",
+    "is_builtin", "native_env", "packed_env", "require_env", "task_vec_env", "unpacked_env", "vec_env",
+    "vec_env_of_copies",
 ]  # fmt: skip
 
 DEFAULT_N_ENVS = 8
 METAGYM_ENTRY_POINT = "metagym.registry:make_vector_env"
 _ENTRY_POINTS = (METAGYM_ENTRY_POINT, "metagym.foreign.ids:make_vector_env")
+# This keyword of the entry points is a path to import.
+_FAMILY = "family"
 _ACCEPTED = "an id, an env or a vector env (Gymnasium's or SB3's) whose envs have sample_task() and set_task(task)"
 
 
-def is_builtin(env_id: Any, env_kwargs: dict[str, Any] | None) -> bool:
-    """Whether an id and keywords make an env of a registered family, importing nothing else."""
+def is_builtin(env_id: Any, env_kwargs: Any) -> bool:
+    """Whether an id and keywords, from a file perhaps, make an env of a registered family, importing nothing else."""
     spec = gym.registry.get(env_id) if isinstance(env_id, str) else None
     if spec is None or spec.vector_entry_point not in _ENTRY_POINTS:
         return False
-    # This keyword of the entry point is a path to import.
-    return "family" not in (env_kwargs or {})
+    return env_kwargs is None or (type(env_kwargs) is dict and _FAMILY not in env_kwargs)
+
+
+def check_env_kwargs(env_kwargs: Any) -> None:
+    """Refuse keywords with an id that would import another family.
+
+    Raises:
+        ConfigError: if they are such, or no dict.
+    """
+    if type(env_kwargs) is not dict or _FAMILY in env_kwargs:
+        raise ConfigError("env_kwargs must be a dict, and may not name another family: register it under its own id")
 
 
 def task_vec_env(env: Any, *, n_envs: int | None, split: str | None, env_kwargs: dict[str, Any] | None) -> VecEnv:
@@ -84,8 +96,7 @@ def vec_env(
 
 
 def _from_id(env_id: str, n_envs: int, split: str | None, env_kwargs: dict[str, Any]) -> VecEnv:
-    if "family" in env_kwargs:
-        raise ConfigError("env_kwargs may not name another family: register it under an id of its own")
+    check_env_kwargs(env_kwargs)
     try:
         if gym.spec(env_id).vector_entry_point not in _ENTRY_POINTS:
             return make_vec_env(env_id, n_envs, env_kwargs=env_kwargs)

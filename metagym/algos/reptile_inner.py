@@ -20,9 +20,10 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from metagym.errors import ConfigError
 
 __all__ = [
-    "NOT_STORED", "OWN_ARGUMENTS", "ROLLOUTS_PER_RUN", "adaptation_arguments", "check_counts", "check_outer",
-    "check_workers", "constructor_arguments", "find_learner_class", "inner_arguments", "reptile_arguments",
-    "require_constant_schedules", "require_masks", "require_support", "rollout_size",
+    "NOT_STORED", "OWN_ARGUMENTS", "ROLLOUTS_PER_RUN", "adaptable_arguments", "adaptation_arguments",
+    "adaptation_budget", "check_counts", "check_inner_optimizer", "check_outer", "check_workers",
+    "constructor_arguments", "find_learner_class", "inner_arguments", "reptile_arguments",
+    "require_constant_schedules", "require_masks", "require_support", "rollout_size", "varies",
 ]  # fmt: skip
 
 OWN_ARGUMENTS = frozenset({"policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log"})
@@ -48,11 +49,20 @@ def check_outer(learning_rate: Any, inner_optimizer: Any) -> None:
     Raises:
         ConfigError: if one is.
     """
-    if inner_optimizer not in {"fresh", "carry"}:
-        raise ConfigError(f"inner_optimizer must be 'fresh' or 'carry', got {inner_optimizer!r}")
+    check_inner_optimizer(inner_optimizer)
     positive = isinstance(learning_rate, int | float) and learning_rate > 0
     if not (positive or callable(learning_rate)):
         raise ConfigError(f"learning_rate must be a positive number or a schedule, got {learning_rate!r}")
+
+
+def check_inner_optimizer(inner_optimizer: Any) -> None:
+    """Refuse what says nothing of an optimiser's moments.
+
+    Raises:
+        ConfigError: if it does not.
+    """
+    if inner_optimizer not in {"fresh", "carry"}:
+        raise ConfigError(f"inner_optimizer must be 'fresh' or 'carry', got {inner_optimizer!r}")
 
 
 def find_learner_class(learner_class: Any) -> type[BaseAlgorithm]:
@@ -103,6 +113,28 @@ def inner_arguments(
     if issubclass(learner_class, OnPolicyAlgorithm) and "n_steps" in defaults:
         arguments |= _rollout_arguments(given, defaults, n_envs, timesteps)
     return arguments
+
+
+def adaptable_arguments(
+    learner_class: type[BaseAlgorithm], given: Mapping[str, Any], n_envs: int, inner_timesteps: int
+) -> dict[str, Any]:
+    """`inner_arguments` for a learner whose own training has other rollouts than its adaptation, maybe longer ones.
+
+    Raises:
+        ConfigError: if a keyword is not the learner's to have, or unknown.
+    """
+    return inner_arguments(learner_class, given, n_envs, max(inner_timesteps, given.get("n_steps", 1) * n_envs))
+
+
+def adaptation_budget(total_timesteps: int | None, inner_timesteps: int) -> int:
+    """Environment steps of an adaptation: those asked for, or `inner_timesteps`.
+
+    Raises:
+        ConfigError: if it is no integer of at least 1.
+    """
+    budget = inner_timesteps if total_timesteps is None else total_timesteps
+    check_counts(total_timesteps=budget)
+    return budget
 
 
 def _first_update(given: Mapping[str, Any]) -> dict[str, int]:
@@ -158,6 +190,11 @@ def rollout_size(model: BaseAlgorithm) -> int:
     return int(frequency) * model.n_envs
 
 
+def varies(schedule: Any) -> bool:
+    """Whether something is a schedule, and not a constant one."""
+    return callable(schedule) and len({schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)}) > 1
+
+
 def require_constant_schedules(model: BaseAlgorithm) -> None:
     """Refuse schedules inside: a run of one rollout would see only their last value, mostly 0.
 
@@ -166,7 +203,7 @@ def require_constant_schedules(model: BaseAlgorithm) -> None:
     """
     for name in ("lr_schedule", "clip_range", "clip_range_vf", "delta_std_schedule"):
         schedule = getattr(model, name, None)
-        if callable(schedule) and len({schedule(remaining) for remaining in (1.0, 0.75, 0.5, 0.25, 0.0)}) > 1:
+        if varies(schedule):
             raise ConfigError(
                 f"{name} of the inner {type(model).__name__} changes during learning, which would restart for every "
                 "task: make it constant, and give Reptile itself a schedule as learning_rate"

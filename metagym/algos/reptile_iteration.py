@@ -1,16 +1,16 @@
 """One iteration of Reptile: tasks are drawn, runs are played, and the meta-parameters take one step, or none."""
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
+from metagym.algos.batched_run import BatchedRuns
 from metagym.algos.reptile_env import draw_tasks, give_task
 from metagym.algos.reptile_log import record_run
 from metagym.algos.reptile_normalize import capture_statistics, merge_statistics, restore_statistics
 from metagym.algos.reptile_run import (
-    DivergenceError,
     Finish,
     Job,
     Runs,
@@ -20,6 +20,7 @@ from metagym.algos.reptile_run import (
     seed_run,
 )
 from metagym.algos.reptile_workers import WorkerPool, parcel_of
+from metagym.errors import DivergenceError
 from metagym.learner_state import LearnerState, OptimizerMode, preserved_rng
 
 if TYPE_CHECKING:
@@ -29,17 +30,21 @@ if TYPE_CHECKING:
 
 __all__ = ["iterate", "runs_of"]
 
+Player: TypeAlias = Runs | BatchedRuns | WorkerPool
+
 
 @contextmanager
-def runs_of(agent: "Reptile", env: VecEnv) -> "Iterator[Runs | WorkerPool]":
-    """What plays the runs of an agent: this process, or workers that end with the block.
+def runs_of(agent: "Reptile", env: VecEnv) -> "Iterator[Player]":
+    """What plays the runs of an agent: this process, one by one or all at once, or workers that end with the block.
 
     Raises:
         ConfigError: if there are to be workers, and the env or the learner's arguments cannot be sent to them.
     """
     num_workers = min(agent.n_workers, agent.meta_batch_size)
-    runs: Runs | WorkerPool
-    if num_workers == 1:
+    runs: Player
+    if agent.batched:
+        runs = BatchedRuns(agent.learner, env, agent._frozen_names)
+    elif num_workers == 1:
         runs = Runs(agent.learner, env, agent._frozen_names)
     else:
         runs = WorkerPool(num_workers, parcel_of(agent, env, agent._frozen_names))
@@ -62,7 +67,7 @@ def _pin_any(agent: "Reptile", env: VecEnv) -> None:
         restore_statistics(env, statistics)
 
 
-def iterate(agent: "Reptile", env: VecEnv, runs: "Runs | WorkerPool", bar: Any) -> int:
+def iterate(agent: "Reptile", env: VecEnv, runs: Player, bar: Any) -> int:
     """One outer step; returns the number of episodes played.
 
     On any exception the meta-parameters, the moments of both optimisers and the statistics of `VecNormalize` are what

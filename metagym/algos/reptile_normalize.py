@@ -15,8 +15,8 @@ from metagym.errors import CheckpointError
 from metagym.types import Array
 
 __all__ = [
-    "Normalization", "Statistics", "capture_statistics", "flatten_statistics", "merge_statistics", "normalization_of",
-    "normalized", "restore_statistics", "unflatten_statistics",
+    "Normalization", "Statistics", "capture_statistics", "flatten_statistics", "forget_statistics",
+    "merge_statistics", "normalization_of", "normalized", "restore_statistics", "unflatten_statistics",
 ]  # fmt: skip
 
 Statistics: TypeAlias = list[dict[str, dict[str, Array]]]
@@ -134,6 +134,15 @@ def normalized(env: VecEnv, like: Normalization, *, training: bool) -> VecEnv:
         env = VecNormalize(env, training=training, **keywords)
     restore_statistics(env, like.statistics)
     return env
+
+
+def forget_statistics(env: VecEnv) -> None:
+    """Let every `VecNormalize` in a vector env start anew: without statistics, and gathering them."""
+    for layer in _normalizers(env):
+        for rms in _running(layer).values():
+            fresh = RunningMeanStd(shape=np.shape(rms.mean))
+            rms.mean, rms.var, rms.count = fresh.mean, fresh.var, fresh.count
+        layer.training = True
 
 
 def flatten_statistics(statistics: Statistics) -> dict[str, Array]:

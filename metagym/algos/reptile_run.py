@@ -18,16 +18,13 @@ from metagym.algos.reptile_env import give_task
 from metagym.algos.reptile_frozen import held
 from metagym.algos.reptile_log import EpisodeReturns
 from metagym.algos.reptile_normalize import Statistics, capture_statistics, restore_statistics
-from metagym.errors import MetagymError
+from metagym.errors import DivergenceError
 from metagym.learner_state import LearnerState, OptimizerMode, live_tensors, reset_running_state
 
 __all__ = [
-    "DivergenceError", "Finish", "Job", "Runs", "Start", "derived_seed", "not_finite", "run_task", "seed_run",
+    "DivergenceError", "Finish", "Job", "Runs", "Start", "derived_seed", "diverged", "not_finite", "run_task",
+    "seed_run",
 ]  # fmt: skip
-
-
-class DivergenceError(MetagymError, FloatingPointError):
-    """Learning left numbers that are not finite: nothing of it was kept."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def run_task(model: BaseAlgorithm, env: VecEnv, start: Start, job: Job, frozen: 
         raise
     phi = LearnerState.capture(model, moments=False)
     if broken := not_finite(phi, start.theta):
-        raise DivergenceError(_diverged(model, job, broken))
+        raise DivergenceError(diverged(model, job, broken))
     return Finish(
         phi, capture_statistics(env), model.num_timesteps, list(returns.first.values()), list(returns.last.values()),
         returns.num_episodes, list(model.ep_info_buffer or ()), list(model.ep_success_buffer or ()),
@@ -154,12 +151,13 @@ def _explain(model: BaseAlgorithm, start: Start, job: Job, error: Exception) -> 
     """Say what happened where: a loss that became NaN makes SB3's distributions complain, one rollout later."""
     broken = not_finite(LearnerState(live_tensors(model), {}), start.theta)
     if broken:
-        raise DivergenceError(_diverged(model, job, broken)) from error
+        raise DivergenceError(diverged(model, job, broken)) from error
     if hasattr(error, "add_note"):  # from Python 3.11 on
         error.add_note(f"while {type(model).__name__} learnt run {job.index} of an iteration, on {job.task!r}")
 
 
-def _diverged(model: BaseAlgorithm, job: Job, broken: list[str]) -> str:
+def diverged(model: BaseAlgorithm, job: Job, broken: list[str]) -> str:
+    """What to say of a run that left tensors which are not finite."""
     return (
         f"{type(model).__name__} diverged in run {job.index} of an iteration, on {job.task!r}: NaN or infinity in "
         f"{broken[:4]}. The meta-parameters are those before this iteration; lower learning_rate in learner_kwargs"

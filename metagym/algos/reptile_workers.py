@@ -25,7 +25,7 @@ from typing_extensions import override
 from metagym.algos.reptile_adapt import make_learner
 from metagym.algos.reptile_env import packed_env, unpacked_env
 from metagym.algos.reptile_run import Finish, Job, Runs, Start
-from metagym.errors import ConfigError, MetagymError
+from metagym.errors import ConfigError, WorkerError
 from metagym.learner_state import LearnerState
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ __all__ = ["RemoteTracebackError", "WorkerError", "WorkerPool", "parcel_of", "se
 
 MOST_DEATHS = 3
 PATIENCE = 5.0  # seconds for a worker to end by itself
-
-
-class WorkerError(MetagymError, RuntimeError):
-    """Worker processes cannot be started, or die again and again."""
 
 
 class RemoteTracebackError(Exception):

@@ -22,8 +22,6 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar
 
-import gymnasium as gym
-import torch as th
 from gymnasium import spaces
 from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
@@ -36,14 +34,13 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from typing_extensions import Self, override
 
 from metagym.algos.rl2_adapted import AdaptedPolicy, play_episodes
-from metagym.algos.rl2_checkpoint import load_agent, save_agent
-from metagym.algos.rl2_env import TrialSource, require_same_observations
-from metagym.algos.rl2_learners import check_keywords, defaults_of, joined, learner_class_of, maker_of
+from metagym.algos.rl2_agent import RL2Agent
+from metagym.algos.rl2_checkpoint import KIND, contents, restore
+from metagym.algos.rl2_env import TrialSource
+from metagym.algos.rl2_learners import check_keywords, defaults_of, joined, learner_class_of, maker_of, other_kind
 from metagym.errors import ConfigError
-from metagym.learner_state import set_rng_state
 from metagym.nets import TrialActorCriticPolicy
 from metagym.rollout import TaskReader, TrialRollouts, TrialTRPO
-from metagym.tasks import Task
 from metagym.types import Array
 from metagym.wrappers.context import CONTEXT
 
@@ -55,7 +52,7 @@ POLICIES: dict[str, type[BasePolicy]] = dict.fromkeys(
 )
 
 
-class RL2(TrialRollouts):
+class RL2(RL2Agent, TrialRollouts):
     """A learner whose memory learns: SB3's PPO (or A2C, or sb3-contrib's TRPO) on trials, with a recurrent policy.
 
     ``RL2(...)`` makes an instance of both RL2 and `learner_class`, so callbacks, loggers, ``evaluate_policy`` and
@@ -82,6 +79,12 @@ class RL2(TrialRollouts):
         split: part of the distribution that training tasks come from, with an id.
         privileged_critic: tell the value function the task, in training. The policy and `predict` never see it. The
             critic then has a memory of its own, unless policy_kwargs say ``share_features_extractor=True``.
+        expected_rewards: learn from what an action pays on average in the hidden task and state, where the family can
+            tell (`metagym.family.Family.expected_reward`), in place of what it happened to pay: advantages with less
+            noise. The policy observes, and logs show, what was paid.
+        regret: count every episode relative to the optimal return of its task, where the family knows it, which takes
+            out of the advantages how much there is to earn in a task. For trials of a fixed number of episodes. The
+            policy observes, and logs show, what was paid.
         **kwargs: those of `learner_class`. These differ from SB3's defaults: ``n_steps`` such that a rollout has about
             4096 steps over all rows, a whole number of trials if these have a fixed length; with PPO and TRPO also
             ``batch_size`` (a quarter of a rollout; minibatches are whole trials of about so many steps),
@@ -95,7 +98,7 @@ class RL2(TrialRollouts):
 
     Raises:
         ConfigError: if an argument is out of range, the env does not emit trials, or cannot tell its tasks to a
-            privileged critic.
+            privileged critic, or expected rewards.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = POLICIES
@@ -121,11 +124,18 @@ class RL2(TrialRollouts):
         env_kwargs: Mapping[str, Any] | None = None,
         split: str | None = "train",
         privileged_critic: bool = False,
+        expected_rewards: bool = False,
+        regret: bool = False,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         del learner_class
         check_keywords(self, policy, n_envs, privileged_critic, kwargs)
+        helps = {"privileged_critic": privileged_critic, "expected_rewards": expected_rewards, "regret": regret}
+        for name, value in helps.items():
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} must be True or False, not {value!r}.")
+        self.expected_rewards, self.regret = expected_rewards, regret
         if env is None and _init_setup_model:
             raise ConfigError("RL2 needs an env: an id, an env of tasks, or a VecEnv that emits whole trials.")
         self._source = TrialSource(
@@ -136,7 +146,7 @@ class RL2(TrialRollouts):
             steps_per_trial=steps_per_trial,
         )
         vec_env = None if env is None else self._source.vec_env(env, DEFAULT_N_ENVS)
-        _refuse_normalised(vec_env)
+        self._check_env(vec_env)
         settings = copy.deepcopy(kwargs)
         if vec_env is not None:
             n_envs = vec_env.num_envs
@@ -148,7 +158,7 @@ class RL2(TrialRollouts):
                 task_size=TaskReader(vec_env).size if privileged_critic else 0,
             )
         self._resumed_rng: dict[str, Array] | None = None
-        self._settings = copy.deepcopy(settings) | {"policy": policy, "privileged_critic": privileged_critic}
+        self._settings = copy.deepcopy(settings) | {"policy": policy, **helps}
         with warnings.catch_warnings():
             # Minibatches are whole trials, dealt evenly: that batch_size does not divide the rollout is no matter.
             warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
@@ -181,11 +191,7 @@ class RL2(TrialRollouts):
         Raises:
             ConfigError: if the learner has no env.
         """
-        if self.env is None:
-            raise ConfigError("this learner has no env to train in: pass env= to load, or call set_env.")
-        if self._resumed_rng is not None:
-            set_rng_state(self._resumed_rng)
-            self._resumed_rng = None
+        self._begin_learning()
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         return self
 
@@ -207,86 +213,18 @@ class RL2(TrialRollouts):
         return True
 
     @override
-    def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """Train in another env, with as many rows.
+    def _check_env(self, vec_env: VecEnv | None) -> None:
+        normaliser = None if vec_env is None else unwrap_vec_normalize(vec_env)
+        if normaliser is not None and normaliser.norm_obs:
+            raise ConfigError(
+                "RL2 in a VecNormalize(norm_obs=True) is not accepted: it would also normalise the previous action, "
+                "the previous reward and the flag that says where episodes begin; accepted is norm_obs=False."
+            )
+        if vec_env is not None:
+            self._credits_in(vec_env)
 
-        Args:
-            env: as for the constructor; trials have the same length as before, but for a VecEnv.
-            force_reset: begin it anew at the next `learn`.
-
-        Raises:
-            ConfigError: if it does not fit.
-        """
-        source = self._source
-        vec_env = source.check_vec_env(env) if isinstance(env, VecEnv) else source.vec_env(env, self.n_envs)
-        _refuse_normalised(vec_env)
-        super().set_env(vec_env, force_reset)
-
-    @property
-    def env_id(self) -> str | None:
-        """Id that the learner was built with, or None if it was given an env."""
-        return self._source.env_id
-
-    @property
-    def env_kwargs(self) -> dict[str, Any]:
-        """Keywords of the family, with an id."""
-        return dict(self._source.env_kwargs)
-
-    def make_env(
-        self,
-        task: Task | Mapping[str, Any] | None = None,
-        *,
-        split: str | object | None = ...,
-        render_mode: str | None = None,
-    ) -> gym.Env[Any, Any]:
-        """A scalar env that this learner can act in: its observations and trials are those of training.
-
-        Args:
-            task: the task of every trial; None: each reset draws one.
-            split: what resets draw from: "train", "test", "ood", or None for all; default: as in training.
-            render_mode: of the env.
-
-        Raises:
-            ConfigError: if the learner was built on a foreign VecEnv.
-            TaskError: if the task does not belong to the family.
-        """
-        own = split is ...
-        env = self._source.scalar_env(
-            split=None if own else split,  # type: ignore[arg-type]
-            own_split=own,
-            render_mode=render_mode,
-        )
-        require_same_observations(env, self)
-        if task is not None:
-            env.unwrapped.set_task(task)
-        return env  # type: ignore[no-any-return]
-
-    def adapt(
-        self,
-        task: Task | Mapping[str, Any] | gym.Env[Any, Any],
-        *,
-        episodes: int | None = None,
-        deterministic: bool = False,
-        seed: int | None = None,
-    ) -> AdaptedPolicy:
-        """Play some episodes of one task; what was learnt of it is in the memory of the policy returned.
-
-        The learner does not change, nor do the random states of the process. These steps are not counted.
-
-        Args:
-            task: a task, or a scalar metagym env, whose task (pinned or drawn) is played.
-            episodes: how many (those of a training trial; with steps_per_trial it must be given).
-            deterministic: take the most probable actions instead of sampling.
-            seed: of the env and of the actions.
-
-        Raises:
-            ConfigError: if `episodes` is missing or below 1, or the env is of no task.
-            TaskError: if the task does not belong to the family.
-        """
-        if episodes is None:
-            episodes = self._source.episodes_per_trial
-        if not isinstance(episodes, int) or isinstance(episodes, bool) or episodes < 1:
-            raise ConfigError(f"episodes must be an integer of at least 1, not {episodes!r}.")
+    @override
+    def _play_episodes(self, task: Any, episodes: int, *, deterministic: bool, seed: int | None) -> AdaptedPolicy:
         return play_episodes(self, task, episodes, deterministic=deterministic, seed=seed)
 
     @override
@@ -312,42 +250,21 @@ class RL2(TrialRollouts):
         """
         if exclude or include:
             raise ConfigError("a metagym checkpoint has fixed contents: exclude and include are not supported.")
-        if not isinstance(path, str | Path):
-            raise ConfigError(f"RL2 saves to a path, not to a {type(path).__name__}.")
-        save_agent(self, path)
+        self._write(path, {}, contents(self))
 
     @classmethod
     @override
-    def load(  # type: ignore[override]
-        cls,
-        path: str | Path,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """A learner that predicts as the saved one did, and trains on as it would have.
+    def _kind(cls) -> str:
+        return KIND
 
-        Random states are set at the first `learn`, not by loading.
+    @classmethod
+    @override
+    def _other_kind(cls, kind: Any) -> Any:
+        return other_kind(kind)
 
-        Training goes on with ``learn(n, reset_num_timesteps=False)`` as if it had never stopped: parameters, optimiser,
-        counters, unfinished trials, the process's random states (set when `learn` starts) and metagym's own envs
-        continue to the bit. Another env starts anew, and a warning says so.
-
-        Args:
-            path: what `save` wrote.
-            env: as for the constructor; default: made anew from the id the learner was built with, if it was one.
-            device: where to put the networks.
-            custom_objects: what the file could not hold (say, a schedule that is a function), by keyword.
-            **kwargs: keywords of the learner class to change. (SB3's ``print_system_info`` and ``force_reset`` are
-                accepted, and not used.)
-
-        Raises:
-            CheckpointError: if it is no checkpoint of RL2, or needs `custom_objects`.
-            ConfigError: if the env does not fit.
-        """
-        changes = {name: value for name, value in kwargs.items() if name not in {"print_system_info", "force_reset"}}
-        return load_agent(cls, path, env, device, custom_objects, changes)
+    @override
+    def _restore(self, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        restore(self, arrays)
 
 
 class RL2PPO(RL2, PPO):
@@ -371,12 +288,3 @@ class RL2TRPO(RL2, TrialTRPO):
 
 
 _JOINED: dict[type[Any], type[RL2]] = {PPO: RL2PPO, A2C: RL2A2C, TRPO: RL2TRPO}
-
-
-def _refuse_normalised(vec_env: VecEnv | None) -> None:
-    normaliser = None if vec_env is None else unwrap_vec_normalize(vec_env)
-    if normaliser is not None and normaliser.norm_obs:
-        raise ConfigError(
-            "RL2 in a VecNormalize(norm_obs=True) is not accepted: it would also normalise the previous action, the "
-            "previous reward and the flag that says where episodes begin; accepted is norm_obs=False."
-        )

@@ -8,6 +8,7 @@ from gymnasium import error
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecTransposeImage
 
+from metagym.algos.reptile_env import check_env_kwargs
 from metagym.distributions import TaskDistribution
 from metagym.engine import RowsVectorEnv, TaskEnv, TaskVectorEnv
 from metagym.engine.drivers import PlayableFamily, env_of, vector_env_of
@@ -174,6 +175,7 @@ class TrialSource:
         raise ConfigError(f"RL2 needs an environment of tasks: {_ACCEPTED}; not {_name(env)}.")
 
     def _from_id(self, env_id: str, n_envs: int) -> VectorEnv[Any, Any, Any]:
+        check_env_kwargs(self.env_kwargs)
         try:
             spec = gym.spec(env_id)
         except error.Error as unknown:

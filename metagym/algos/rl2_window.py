@@ -16,29 +16,24 @@ is forgotten.
 import copy
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
-import gymnasium as gym
-import torch as th
 from sb3_contrib import ARS
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self, override
 
 from metagym.algos.rl2_adapted import AdaptedPolicy
+from metagym.algos.rl2_agent import RL2Agent
 from metagym.algos.rl2_env import TrialSource
 from metagym.algos.rl2_window_act import WindowActor, WindowARSPolicy, play_episodes
 from metagym.algos.rl2_window_arguments import BY_NAME, ON_POLICY, check_arguments, default_window, with_extractor
-from metagym.algos.rl2_window_checkpoint import load_agent, save_agent
+from metagym.algos.rl2_window_checkpoint import KIND, contents, restore
 from metagym.algos.rl2_window_collect import ARSWindows, OffPolicyWindows, OnPolicyWindows, Windows
 from metagym.errors import ConfigError
-from metagym.learner_state import set_rng_state
-from metagym.tasks import Task
 from metagym.types import Array
 
 __all__ = ["WindowRL2", "window_class"]
@@ -47,7 +42,7 @@ DEFAULT_N_ENVS = 8
 _PREFIX = "RL2Window"
 
 
-class WindowRL2(Windows):
+class WindowRL2(RL2Agent, Windows):
     """A learner that learns within trials by looking back: any algorithm of SB3, with a window in place of a memory.
 
     ``WindowRL2(..., learner_class=SAC)`` makes an instance of both WindowRL2 and SAC, so callbacks, loggers,
@@ -58,9 +53,11 @@ class WindowRL2(Windows):
     ``meta/last_episode_return``: mean return of the first and of the last episode of trials.
 
     Args:
-        policy: "MlpPolicy", or a policy class of the learner's. ``policy_kwargs`` takes ``extractor`` ("gru",
-            "snail" or "transformer"; default "gru") and everything that the learner's policies take, such as
-            ``features_extractor_kwargs`` for the extractor.
+        policy: "MlpPolicy" (or, the same, "CnnPolicy" or "MultiInputPolicy": what reads an observation follows from
+            its space), or a policy class of the learner's. ``policy_kwargs`` takes ``extractor`` ("gru", "snail" or
+            "transformer"; default "gru") and everything that the learner's policies take, such as
+            ``features_extractor_kwargs`` for the extractor: its sizes, and for Dicts and images ``encoder_class`` and
+            ``encoder_kwargs``, which read one observation of the window.
         env: an id of metagym's, a scalar metagym env, a metagym vector env (autoreset SAME_STEP or DISABLED), or an
             SB3 VecEnv that emits whole trials. All but the last are wrapped in `Trial` and `RL2Context` here.
         learner_class: DQN, QRDQN, SAC, TD3, DDPG, TQC, CrossQ, ARS, PPO, A2C or TRPO, a subclass of one of them, or
@@ -84,7 +81,7 @@ class WindowRL2(Windows):
     """
 
     learner_class: ClassVar[type[BaseAlgorithm]] = DQN
-    _settings: dict[str, Any]
+    stored_counters: ClassVar[tuple[str, ...]] = (*RL2Agent.stored_counters, "_n_calls", "exploration_rate")
 
     def __new__(cls, policy: Any = None, env: Any = None, *, learner_class: Any = None, **kwargs: Any) -> Self:
         """An instance of the class that joins WindowRL2 and the learner class."""
@@ -132,7 +129,7 @@ class WindowRL2(Windows):
         self._resumed_rng: dict[str, Array] | None = None
         self._settings = copy.deepcopy(settings) | {"policy": policy, "window": self.window}
         settings["policy_kwargs"] = with_extractor(self.learner_class, settings.get("policy_kwargs"))
-        super().__init__(policy, vec_env, _init_setup_model=False, **settings)  # type: ignore[call-arg]
+        super().__init__(policy, vec_env, _init_setup_model=False, **settings)
         if _init_setup_model:
             self._setup_model()
 
@@ -175,11 +172,7 @@ class WindowRL2(Windows):
         Raises:
             ConfigError: if the learner has no env.
         """
-        if self.env is None:
-            raise ConfigError("this learner has no env to train in: pass env= to load, or call set_env.")
-        if self._resumed_rng is not None:
-            set_rng_state(self._resumed_rng)
-            self._resumed_rng = None
+        self._begin_learning()
         super().learn(  # type: ignore[safe-super]
             total_timesteps,
             callback,
@@ -206,7 +199,8 @@ class WindowRL2(Windows):
         """Actions for the next observations of trials; arguments as for SB3's recurrent policies.
 
         Args:
-            observation: what RL2Context emits, (D,) or (N, D); or windows of it, (K, D + 1) or (N, K, D + 1).
+            observation: what RL2Context emits, (D,) or (N, D), or a dict of (...) or (N, ...); or windows of it,
+                (K, D + 1) or (N, K, D + 1), or a dict of (K, ...) or (N, K, ...).
             state: what the last call returned; None at the start.
             episode_start: True where a trial starts, (N,).
             deterministic: the best action instead of one as in training.
@@ -216,80 +210,7 @@ class WindowRL2(Windows):
         )
 
     @override
-    def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """Train in another env, with as many rows.
-
-        Args:
-            env: as for the constructor; trials have the same length as before, but for a VecEnv.
-            force_reset: begin it anew at the next `learn`.
-
-        Raises:
-            ConfigError: if it does not fit.
-        """
-        source = self._source
-        vec_env = source.check_vec_env(env) if isinstance(env, VecEnv) else source.vec_env(env, self.n_envs)
-        super().set_env(vec_env, force_reset)
-
-    def make_env(
-        self,
-        task: Task | Mapping[str, Any] | None = None,
-        *,
-        split: str | object | None = ...,
-        render_mode: str | None = None,
-    ) -> gym.Env[Any, Any]:
-        """A scalar env that this learner can act in: its observations and trials are those of training.
-
-        Args:
-            task: the task of every trial; None: each reset draws one.
-            split: what resets draw from: "train", "test", "ood", or None for all; default: as in training.
-            render_mode: of the env.
-
-        Raises:
-            ConfigError: if the learner was built on a foreign VecEnv.
-            TaskError: if the task does not belong to the family.
-        """
-        own = split is ...
-        env: Any = self._source.scalar_env(
-            split=None if own else split,  # type: ignore[arg-type]
-            own_split=own,
-            render_mode=render_mode,
-        )
-        if env.observation_space != self.observation_space:
-            raise ConfigError(
-                f"the training env was wrapped in something that make_env cannot repeat: {env.observation_space} "
-                f"is not {self.observation_space}."
-            )
-        if task is not None:
-            env.unwrapped.set_task(task)
-        made: gym.Env[Any, Any] = env
-        return made
-
-    def adapt(
-        self,
-        task: Task | Mapping[str, Any] | gym.Env[Any, Any],
-        *,
-        episodes: int | None = None,
-        deterministic: bool = False,
-        seed: int | None = None,
-    ) -> AdaptedPolicy:
-        """Play some episodes of one task; what was seen of it is in the window of the policy returned.
-
-        The learner does not change, nor do the random states of the process. These steps are not counted.
-
-        Args:
-            task: a task, or a scalar metagym env, whose task (pinned or drawn) is played.
-            episodes: how many (those of a training trial; with steps_per_trial it must be given).
-            deterministic: take the best actions instead of sampling.
-            seed: of the env and of the actions.
-
-        Raises:
-            ConfigError: if `episodes` is missing or below 1, or the env is of no task.
-            TaskError: if the task does not belong to the family.
-        """
-        if episodes is None:
-            episodes = self._source.episodes_per_trial
-        if not isinstance(episodes, int) or isinstance(episodes, bool) or episodes < 1:
-            raise ConfigError(f"episodes must be an integer of at least 1, not {episodes!r}.")
+    def _play_episodes(self, task: Any, episodes: int, *, deterministic: bool, seed: int | None) -> AdaptedPolicy:
         return play_episodes(self, task, episodes, deterministic=deterministic, seed=seed)
 
     @override
@@ -312,39 +233,16 @@ class WindowRL2(Windows):
         left_out = set(exclude or ())
         if include or left_out - {"replay_buffer"}:
             raise ConfigError("a metagym checkpoint has fixed contents: only 'replay_buffer' can be excluded.")
-        if not isinstance(path, str | Path):
-            raise ConfigError(f"RL2 saves to a path, not to a {type(path).__name__}.")
-        save_agent(self, path, with_buffer=not left_out)
+        self._write(path, *contents(self, with_buffer=not left_out))
 
     @classmethod
     @override
-    def load(  # type: ignore[override]
-        cls,
-        path: str | Path,
-        env: Any = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """A learner that predicts as the saved one did, and trains on as it would have.
+    def _kind(cls) -> str:
+        return KIND
 
-        Random states are set at the first `learn`, not by loading. Another env than metagym's starts anew, and a
-        warning says so.
-
-        Args:
-            path: what `save` wrote.
-            env: as for the constructor; default: made anew from the id the learner was built with, if it was one.
-            device: where to put the networks.
-            custom_objects: what the file could not hold (say, action noise), by keyword.
-            **kwargs: keywords of the learner class to change. (SB3's ``print_system_info`` and ``force_reset`` are
-                accepted, and not used.)
-
-        Raises:
-            CheckpointError: if it is no checkpoint of RL2 with a window, or needs `custom_objects`.
-            ConfigError: if the env does not fit.
-        """
-        changes = {name: value for name, value in kwargs.items() if name not in {"print_system_info", "force_reset"}}
-        return load_agent(cls, path, env, device, custom_objects, changes)
+    @override
+    def _restore(self, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        restore(self, meta, arrays)
 
 
 _JOINED: dict[type[BaseAlgorithm], type[WindowRL2]] = {}

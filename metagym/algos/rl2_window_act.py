@@ -17,14 +17,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from typing_extensions import override
 
 from metagym.algos.rl2_adapted import ENDLESS, AdaptedPolicy
-from metagym.algos.rl2_env import TrialSource
+from metagym.algos.rl2_env import TrialSource, require_same_observations
 from metagym.engine import TaskEnv
 from metagym.errors import ConfigError
 from metagym.learner_state import preserved_rng
 from metagym.nets.extractors import GRUExtractor
 from metagym.tasks import Task
 from metagym.types import Array, Bool
-from metagym.wrappers.window import no_windows, pushed
+from metagym.wrappers.window import THERE, WindowSpace, entries_of, no_windows, on_parts, pushed
 
 __all__ = ["WindowARSPolicy", "WindowActor", "WindowVecEnv", "play_episodes"]
 
@@ -34,90 +34,131 @@ class WindowActor:
 
     Args:
         policy: SB3's, over windows.
-        space: of windows, (K, D + 1).
+        space: of windows: (K, D + 1), or a `WindowSpace`.
         exploration_rate: share of uniformly random actions where actions are sampled (DQN), drawn for every row by
             itself from NumPy's global generator.
     """
 
-    def __init__(self, policy: BasePolicy, space: spaces.Box, exploration_rate: float = 0.0) -> None:
+    def __init__(self, policy: BasePolicy, space: spaces.Box | WindowSpace, exploration_rate: float = 0.0) -> None:
         self.policy, self.space, self.exploration_rate = policy, space, exploration_rate
 
     def predict(
         self,
         observation: Any,
-        state: tuple[Array, ...] | None = None,
+        state: tuple[Any, ...] | None = None,
         episode_start: Array | None = None,
         deterministic: bool = False,
-    ) -> tuple[Array, tuple[Array, ...]]:
+    ) -> tuple[Array, tuple[Any, ...]]:
         """Actions, and the windows after seeing the observation.
 
         Args:
-            observation: the newest, (D,) or (N, D), or whole windows, (K, D + 1) or (N, K, D + 1).
-            state: the windows so far, (N, K, D + 1); None: nothing was seen.
+            observation: the newest, (D,) or (N, D), or whole windows, (K, D + 1) or (N, K, D + 1); or Dicts and images
+                of such. Channels of images may be first or last.
+            state: the windows so far, (N, K, D + 1), or a dict of (N, K, ...); None: nothing was seen.
             episode_start: True where a trial starts, (N,).
             deterministic: the most probable action instead of a sampled one.
 
         Raises:
-            ConfigError: if the observation has another width.
+            ConfigError: if the observation has another shape, or other entries.
         """
-        array = np.asarray(observation, np.float32)
-        shape = self.space.shape
-        if array.shape[-2:] == shape:
-            windows = array.reshape(-1, *shape)
-            is_single = array.ndim == len(shape)
-        elif array.shape[-1:] == (shape[1] - 1,) and array.ndim <= 2:
-            rows = array.reshape(-1, shape[1] - 1)
-            before = no_windows(len(rows), self.space) if state is None else state[0]
-            starts = None if episode_start is None else np.asarray(episode_start, np.bool_)
-            windows, is_single = pushed(before, rows, starts), array.ndim == 1
+        given, is_window, is_single = _checked(observation, self.space)
+        if is_window:
+            windows = given
         else:
-            raise ConfigError(f"an observation has shape ({shape[1] - 1},), or as a window {shape}, not {array.shape}")
+            num_rows = len(next(iter(given.values())) if isinstance(given, dict) else given)
+            before = no_windows(num_rows, self.space) if state is None else state[0]
+            windows = pushed(before, given, None if episode_start is None else np.asarray(episode_start, np.bool_))
         actions = self._actions(windows, deterministic)
         return (actions.squeeze(axis=0) if is_single else actions), (windows,)
 
-    def _actions(self, windows: Array, deterministic: bool) -> Array:
+    def _actions(self, windows: Any, deterministic: bool) -> Array:
         space = self.policy.action_space
         if deterministic or self.exploration_rate <= 0 or not isinstance(space, spaces.Discrete):
             chosen: Array = self.policy.predict(windows, None, None, deterministic)[0]
             return chosen
         # SB3 draws once for all rows, and from a generator that seeding the process does not reach.
-        explores = np.random.rand(len(windows)) < self.exploration_rate  # noqa: NPY002
-        actions: Array = space.start + np.random.randint(int(space.n), size=len(windows))  # noqa: NPY002
+        num_rows = len(windows[THERE] if isinstance(windows, dict) else windows)
+        explores = np.random.rand(num_rows) < self.exploration_rate  # noqa: NPY002
+        actions: Array = space.start + np.random.randint(int(space.n), size=num_rows)  # noqa: NPY002
         if not explores.all():
             greedy = ~explores
-            actions[greedy] = self.policy.predict(windows[greedy], None, None, deterministic)[0]
+            seen = on_parts(lambda part: part[greedy], windows)
+            actions[greedy] = self.policy.predict(seen, None, None, deterministic)[0]
         return actions
+
+
+def _checked(observation: Any, space: spaces.Box | WindowSpace) -> tuple[Any, bool, bool]:
+    """An observation with an axis of rows, whether it is a whole window, and whether it came without that axis.
+
+    Raises:
+        ConfigError: if it is none of this space.
+    """
+    if isinstance(space, WindowSpace):
+        return _checked_entries(observation, space)
+    array, shape = np.asarray(observation, np.float32), space.shape
+    if array.shape[-2:] == shape:
+        return array.reshape(-1, *shape), True, array.ndim == len(shape)
+    if array.shape[-1:] == (shape[1] - 1,) and array.ndim <= 2:
+        return array.reshape(-1, shape[1] - 1), False, array.ndim == 1
+    raise ConfigError(f"an observation has shape ({shape[1] - 1},), or as a window {shape}, not {array.shape}")
+
+
+def _checked_entries(observation: Any, space: WindowSpace) -> tuple[dict[str, Array], bool, bool]:
+    given = entries_of(observation)
+    is_window = THERE in given
+    wanted = {name: part for name, part in space.items() if is_window or name != THERE}
+    if set(given) != set(wanted):
+        raise ConfigError(f"an observation has the entries {sorted(wanted)}, not {sorted(given)}")
+    rows, is_single = {}, []
+    for name, part in wanted.items():
+        assert part.shape is not None
+        shape = part.shape if is_window else part.shape[1:]
+        array = _channels_first(np.asarray(given[name]), shape)
+        if array.shape[array.ndim - len(shape) :] != shape or array.ndim > len(shape) + 1:
+            raise ConfigError(f"entry {name!r} of an observation has shape {shape}, not {array.shape}")
+        rows[name] = array.reshape(-1, *shape).astype(part.dtype, order="C")
+        is_single.append(array.ndim == len(shape))
+    return rows, is_window, all(is_single)
+
+
+def _channels_first(array: Array, shape: tuple[int, ...]) -> Array:
+    """SB3 trains on channels before pixels where an env has them after: bring them to the front, as it does."""
+    if len(shape) < 3 or array.ndim < 3 or array.shape[-3:] == shape[-3:]:
+        return array
+    moved = np.moveaxis(array, -1, -3)
+    return moved if moved.shape[-3:] == shape[-3:] else array
 
 
 class WindowVecEnv(VecEnvWrapper):
     """SB3's vector env of trials with windows for observations, for learners that store what they see.
 
     Args:
-        venv: of flat observations.
+        venv: of single observations.
         space: of windows.
         after_step: called with the ends of trials (N,) after each step.
     """
 
-    def __init__(self, venv: VecEnv, space: spaces.Box, after_step: Callable[[Bool], None]) -> None:
+    def __init__(self, venv: VecEnv, space: spaces.Box | WindowSpace, after_step: Callable[[Bool], None]) -> None:
         super().__init__(venv, observation_space=space)
         self._space, self._after_step = space, after_step
-        self.windows = no_windows(self.num_envs, space)
+        self.windows: Any = no_windows(self.num_envs, space)
         self.starts: Bool = np.ones(self.num_envs, np.bool_)
 
     @override
     def reset(self) -> VecEnvObs:
         self.starts = np.ones(self.num_envs, np.bool_)
-        self.windows = pushed(no_windows(self.num_envs, self._space), np.asarray(self.venv.reset()))
-        return self.windows
+        self.windows = pushed(no_windows(self.num_envs, self._space), self.venv.reset())
+        return self.windows  # type: ignore[no-any-return]
 
     @override
     def step_wait(self) -> VecEnvStepReturn:
         observation, rewards, dones, infos = self.venv.step_wait()
         before = self.windows
         for row in np.flatnonzero(dones):
-            last = infos[row]["terminal_observation"]
-            infos[row]["terminal_observation"] = pushed(before[row : row + 1], last[None])[0]
-        self.windows, self.starts = pushed(before, np.asarray(observation), dones), dones
+            own = on_parts(lambda part, of=row: part[of : of + 1], before)
+            last = on_parts(lambda part: np.asarray(part)[None], infos[row]["terminal_observation"])
+            infos[row]["terminal_observation"] = on_parts(lambda part: part[0], pushed(own, last))
+        self.windows, self.starts = pushed(before, observation, dones), dones
         self._after_step(dones)
         return self.windows, rewards, dones, infos
 
@@ -152,7 +193,7 @@ class WindowARSPolicy(ARSPolicy):
 
 class _Agent(Protocol):
     policy: BasePolicy
-    window_space: spaces.Box
+    window_space: spaces.Box | WindowSpace
     _source: TrialSource
 
     @property
@@ -169,6 +210,7 @@ def play_episodes(
 ) -> AdaptedPolicy:
     """Play episodes of one task with a copy of the agent's policy, and leave everything else as it was."""
     env = _env_of(agent._source, task)
+    require_same_observations(env, agent)
     with preserved_rng():
         if seed is not None:
             set_random_seed(seed)

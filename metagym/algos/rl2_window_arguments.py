@@ -11,11 +11,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from metagym.algos.rl2_env import TrialSource
 from metagym.errors import ConfigError
-from metagym.nets.extractors import EXTRACTORS, GRUExtractor
+from metagym.nets.extractors import EXTRACTORS, GRUExtractor, WindowExtractor
 
-__all__ = ["BY_NAME", "ON_POLICY", "check_arguments", "default_window", "with_extractor"]
+__all__ = ["BY_NAME", "ON_POLICY", "POLICIES", "check_arguments", "default_window", "with_extractor"]
 
 LONGEST_DEFAULT = 32
+POLICIES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
+"""Names of the same policy: what reads an observation follows from its space."""
 ON_POLICY: tuple[type[BaseAlgorithm], ...] = (PPO, A2C, TRPO)
 _LEARNERS: tuple[type[BaseAlgorithm], ...] = (DQN, QRDQN, SAC, TD3, DDPG, TQC, CrossQ, ARS, *ON_POLICY)
 BY_NAME = {kind.__name__: kind for kind in _LEARNERS}
@@ -29,8 +31,8 @@ def check_arguments(
     Raises:
         ConfigError: if the policy has another name, a number is below 1, or the algorithm lacks a keyword.
     """
-    if isinstance(policy, str) and policy != "MlpPolicy":
-        raise ConfigError(f"policy {policy!r} is not accepted; accepted are 'MlpPolicy' and policy classes.")
+    if isinstance(policy, str) and policy not in POLICIES:
+        raise ConfigError(f"policy {policy!r} is not accepted; accepted are {sorted(POLICIES)} and policy classes.")
     for name, value in (("window", window), ("n_envs", n_envs)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{name} must be an integer of at least 1, not {value!r}.")
@@ -62,7 +64,11 @@ def with_extractor(learner_class: type[BaseAlgorithm], given: Mapping[str, Any] 
     if name is not None and name not in EXTRACTORS:
         raise ConfigError(f"extractor {name!r} is unknown; accepted are {sorted(EXTRACTORS)}.")
     kind = kwargs.setdefault("features_extractor_class", EXTRACTORS[name or "gru"])
+    added: dict[str, Any] = {}
     if issubclass(learner_class, TRPO) and issubclass(kind, GRUExtractor):
-        own = dict(kwargs.get("features_extractor_kwargs") or {})
-        kwargs["features_extractor_kwargs"] = {"twice_differentiable": True} | own
+        added["twice_differentiable"] = True
+    if not kwargs.get("normalize_images", True) and issubclass(kind, WindowExtractor):
+        added["normalize_images"] = False  # SB3 does not see that there are images in windows
+    if added:
+        kwargs["features_extractor_kwargs"] = added | dict(kwargs.get("features_extractor_kwargs") or {})
     return kwargs

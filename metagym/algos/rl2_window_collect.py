@@ -1,5 +1,6 @@
 """Collecting with windows, for each kind of Stable-Baselines3's algorithms."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,21 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import override
 
 from metagym.algos.rl2_window_act import WindowVecEnv
+from metagym.algos.rl2_window_arguments import POLICIES
 from metagym.errors import ConfigError
 from metagym.rollout import env_layers, uninterrupted
+from metagym.sections import prefixed, section
 from metagym.types import Array, Bool
 from metagym.window_replay import WindowReplayBuffer
 from metagym.wrappers.sb3 import VectorEnvAdapter
-from metagym.wrappers.window import no_windows, pushed, window_space
+from metagym.wrappers.window import WindowSpace, newest, no_windows, on_parts, pushed, window_space
 
 __all__ = ["ARSWindows", "OffPolicyWindows", "OnPolicyWindows", "Windows"]
 
@@ -33,23 +37,34 @@ class Windows(BaseAlgorithm):
 
     Attributes:
         window: K, length of the windows.
-        window_space: the space the networks read, (K, D + 1).
+        window_space: the space the networks read: (K, D + 1), or a `WindowSpace`.
         is_whole: whether env and windows stand where a checkpoint can go on from.
     """
 
     window: int
-    window_space: spaces.Box
+    window_space: spaces.Box | WindowSpace
     is_whole = True
+    _windows: Any
+
+    def __init__(self, policy: Any, env: Any, **kwargs: Any) -> None:
+        # The class, not its alias: SB3 would refuse "MlpPolicy" for a Dict, though it reads windows of one.
+        policy_class = self._get_policy_from_name(policy) if isinstance(policy, str) else policy
+        super().__init__(policy_class, env, **kwargs)
+
+    @override
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        # The names stand for what reads an observation by default, and an extractor of windows does that here.
+        return super()._get_policy_from_name("MlpPolicy" if policy_name in POLICIES else policy_name)
 
     @override
     def _setup_model(self) -> None:
         assert self.observation_space is not None
-        flat = self.observation_space
-        self.window_space = self.observation_space = window_space(flat, self.window)
+        row_space = self.observation_space
+        self.window_space = self.observation_space = window_space(row_space, self.window)
         try:
             super()._setup_model()  # type: ignore[safe-super]
         finally:
-            self.observation_space = flat
+            self.observation_space = row_space
         self._windows = no_windows(getattr(self, "n_envs", 1), self.window_space)
 
     @override
@@ -70,7 +85,7 @@ class Windows(BaseAlgorithm):
     def _start_trials(self) -> None:
         """The env was reset: every window holds the first observation alone."""
         assert self.env is not None
-        self._windows = pushed(no_windows(self.env.num_envs, self.window_space), np.asarray(self._last_obs))
+        self._windows = pushed(no_windows(self.env.num_envs, self.window_space), self._last_obs)
 
     def _record_returns(self, dones: Bool) -> None:
         """Log the first and the last episode of trials."""
@@ -85,18 +100,27 @@ class Windows(BaseAlgorithm):
 
     def get_rollout_state(self) -> dict[str, Array]:
         """What the next step depends on besides parameters and env, as a flat dict of arrays."""
-        arrays: dict[str, Array] = {"windows": self._windows.copy()}
-        for name in ("_last_obs", "_last_original_obs", "_last_episode_starts"):
-            value = getattr(self, name)
-            if isinstance(value, np.ndarray):
-                arrays[name] = value.copy()
+        values = {name: getattr(self, name) for name in _LAST} | {"windows": self._windows}
+        arrays: dict[str, Array] = {}
+        for name, value in values.items():
+            parts = prefixed(name, value) if isinstance(value, dict) else {} if value is None else {name: value}
+            arrays |= {key: part.copy() for key, part in parts.items()}
         return arrays
 
     def set_rollout_state(self, arrays: dict[str, Array]) -> None:
         """Continue from what `get_rollout_state` of an equal learner returned."""
-        self._windows = arrays["windows"].copy()
-        for name in ("_last_obs", "_last_original_obs", "_last_episode_starts"):
-            setattr(self, name, arrays[name].copy() if name in arrays else None)
+        for name in (*_LAST, "windows"):
+            value: Any = arrays.get(name, section(name, arrays))
+            present = value is not None and len(value) > 0
+            setattr(self, "_windows" if name == "windows" else name, on_parts(np.copy, value) if present else None)
+
+    @staticmethod
+    def num_rows_of(arrays: Mapping[str, Array]) -> int:
+        """Rows of the env that a state is of."""
+        return len(next(array for name, array in arrays.items() if name.partition("/")[0] == "windows"))
+
+
+_LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 
 
 def _infos_of_step(env: Any) -> dict[str, Any]:
@@ -171,23 +195,22 @@ class OffPolicyWindows(Windows, OffPolicyAlgorithm):
 
     def _advance(
         self, env: VecEnv, action_noise: ActionNoise | None, learning_starts: int
-    ) -> tuple[Array, Array, Array, Bool, list[dict[str, Any]]]:
+    ) -> tuple[Array, Any, Array, Bool, list[dict[str, Any]]]:
         """One step of every row, recorded."""
-        flat, self._last_obs = self._last_obs, self._windows
+        rows, self._last_obs = self._last_obs, self._windows
         try:
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
         finally:
-            self._last_obs = flat
+            self._last_obs = rows
         try:
             new_obs, rewards, dones, infos = env.step(actions)
         except BaseException:
             self._last_obs = None  # env and learner may be a step apart: the next learn() resets the env
             raise
-        assert isinstance(new_obs, np.ndarray)
         assert self.replay_buffer is not None
         self.num_timesteps += env.num_envs
         self._update_info_buffer(infos, dones)
-        self._store_transition(self.replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
+        self._store_transition(self.replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
         self._windows = pushed(self._windows, new_obs, dones)
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self._on_step()
@@ -240,7 +263,8 @@ class OnPolicyWindows(Windows, OnPolicyAlgorithm):
             self.is_whole = True
         # Also where a callback stopped in mid-rollout, this is where the env stands.
         self._windows, self._last_episode_starts = windowed.windows, windowed.starts
-        self._last_obs = windowed.windows[:, -1, :-1].copy()
+        assert self.observation_space is not None
+        self._last_obs = newest(windowed.windows, self.observation_space)
         return goes_on
 
 
@@ -251,10 +275,10 @@ class ARSWindows(Windows, ARS):
     def evaluate_candidates(self, candidate_weights: th.Tensor, callback: BaseCallback, async_eval: Any) -> th.Tensor:
         if async_eval is not None:
             raise ConfigError("async_eval is not supported with a window; use n_envs")
-        flat = self.env
-        assert flat is not None
-        self.env, self.is_whole = WindowVecEnv(flat, self.window_space, self._record_returns), False
+        env = self.env
+        assert env is not None
+        self.env, self.is_whole = WindowVecEnv(env, self.window_space, self._record_returns), False
         try:
             return super().evaluate_candidates(candidate_weights, callback, None)
         finally:
-            self.env, self.is_whole = flat, True
+            self.env, self.is_whole = env, True

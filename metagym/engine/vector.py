@@ -141,7 +141,8 @@ class TaskVectorEnv(RowsVectorEnv):
         if isinstance(tasks, Task) or len(tasks) != len(rows):
             given = "one Task" if isinstance(tasks, Task) else f"{len(tasks)}"
             raise ConfigError(f"set_tasks needs a list of one task (or None) for each of {len(rows)} rows, got {given}")
-        coerced = [None if task is None else self.coerce(task) for task in tasks]
+        own = {id(task): task if task is None else self.coerce(task) for task in tasks}  # one is often in many rows
+        coerced = [own[id(task)] for task in tasks]
         pinned = [(row, task) for row, task in zip(rows.tolist(), coerced, strict=True) if task is not None]
         self._rows.unpin(np.array([row for row, task in zip(rows.tolist(), coerced, strict=True) if task is None], int))
         if pinned:
@@ -162,6 +163,16 @@ class TaskVectorEnv(RowsVectorEnv):
     def task_columns(self, rows: Int) -> dict[str, Array]:
         """The fields of the tasks being played in `rows`, (M, ...), copied: `get_tasks` without making tasks."""
         return self._rows.params.take(rows).columns()
+
+    def expected_rewards(self, actions: Array) -> Array | None:
+        """What these actions would earn now on average over the noise, (N,); None if the family cannot tell.
+
+        For the trainer alone: it tells about the tasks.
+
+        Args:
+            actions: one a row, (N, ...).
+        """
+        return self.family.expected_reward(self._rows.state, actions, self._rows.params)
 
     def sample_tasks(self, n: int) -> list[Task]:
         """Tasks from a stream of their own: no trajectory changes.

@@ -203,6 +203,11 @@ class Bandit(Family[Any, Any]):
         return Step(state, reward, np.full(len(reward), self.variant != "restless"))
 
     @override
+    def expected_reward(self, state: Any, action: Array, params: Any) -> Float:
+        means = self.arms.means(state, params)
+        return means[np.arange(len(means)), np.asarray(action, np.int64)]
+
+    @override
     def observe(self, state: Any, params: Any) -> Array:
         return np.zeros(len(state.arm), dtype=np.int64)
 

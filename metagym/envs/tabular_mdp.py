@@ -195,6 +195,10 @@ class TabularMDP(Family[Visit, TabularMDPParams]):
         return Step(Visit(next_state), reward, np.zeros(num_rows, dtype=np.bool_))
 
     @override
+    def expected_reward(self, state: Visit, action: Array, params: TabularMDPParams) -> Float:
+        return params.rewards[np.arange(len(params)), state.state, np.asarray(action, np.int64)]
+
+    @override
     def observe(self, state: Visit, params: TabularMDPParams) -> Array:
         return state.state.copy()
 

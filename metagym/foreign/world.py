@@ -59,6 +59,8 @@ def accept(space: spaces.Space[Any], action: Any) -> Any:
     if isinstance(space, spaces.Box):
         return np.minimum(np.maximum(action, space.low), space.high).astype(space.dtype, copy=False)
     array: Array = np.asarray(action)
+    if isinstance(space, spaces.MultiBinary) and np.isin(array, (0, 1)).all():
+        array = array.astype(space.dtype)  # Stable-Baselines3 samples floats
     if array.dtype.kind not in "iub" or not space.contains(array.astype(space.dtype)):
         raise ConfigError(f"action must be in {space}, got {action!r}")
     return array.astype(space.dtype)

@@ -1,8 +1,9 @@
 """Networks that read a window of a trial (see `metagym.wrappers.window`): features extractors for any SB3 policy.
 
-A window is (K, D + 1): rows of D numbers, the newest last, and a column that is 1 where there is a row. Rows are
-there from some place on; what stands before it cannot influence a result. So a window of K places that holds L rows
-gives what the same network makes of the L rows alone.
+A window is (K, D + 1): rows of D numbers, the newest last, and a column that is 1 where there is a row. Of Dicts and
+images it is a Dict of entries (K, ...), which an encoder makes rows of first. Rows are there from some place on; what
+stands before it cannot influence a result. So a window of K places that holds L rows gives what the same network makes
+of the L rows alone.
 """
 
 import math
@@ -11,12 +12,15 @@ from typing import Any, NamedTuple
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import TensorDict
 from torch import nn
 from torch.nn.utils import rnn
 from typing_extensions import override
 
 from metagym.errors import ConfigError
+from metagym.nets.encoder import RowEncoder
 from metagym.nets.recurrent import PackedTrials, TrialRNN
+from metagym.wrappers.window import THERE, WindowSpace
 
 __all__ = [
     "EXTRACTORS",
@@ -60,32 +64,70 @@ def causal_pairs(valid: th.Tensor) -> th.Tensor:
 
 
 class WindowExtractor(BaseFeaturesExtractor):
-    """What the extractors share: the window taken apart.
+    """What the extractors share: the window taken apart, and its observations read one by one.
 
     Args:
-        observation_space: of windows, (K, D + 1).
+        observation_space: of windows: (K, D + 1), or a `WindowSpace`.
         features_dim: width of the result.
+        encoder_class: of a `WindowSpace`: what reads one observation, an extractor of SB3's; default: that of `RL2`
+            with PPO, `CombinedExtractor` for a Dict, in which images are read by a `NatureCNN`.
+        encoder_kwargs: its keywords, such as ``cnn_output_dim``.
+        normalize_images: divide images by 255.
+
+    Attributes:
+        window_length: K.
+        row_width: D, or the width of what the encoder makes of an observation.
+        encoder: None where rows are vectors.
 
     Raises:
-        ConfigError: if the space is not one of windows, or `features_dim` is below 1.
+        ConfigError: if the space is not one of windows, `features_dim` is below 1, or an encoder is given for vectors.
     """
 
-    def __init__(self, observation_space: spaces.Space[Any], features_dim: int) -> None:
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 2:
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        features_dim: int,
+        *,
+        encoder_class: type[BaseFeaturesExtractor] | None = None,
+        encoder_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+    ) -> None:
+        is_flat = isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 2
+        if not is_flat and not isinstance(observation_space, WindowSpace):
             raise ConfigError(
-                f"{type(self).__name__} reads windows, a Box of shape (K, D + 1), not {observation_space}"
+                f"{type(self).__name__} reads windows, a Box of shape (K, D + 1) or a WindowSpace, "
+                f"not {observation_space}"
             )
+        if is_flat and encoder_class is not None:
+            raise ConfigError(f"{encoder_class.__name__} has nothing to read: these windows are of vectors")
         _check_sizes(features_dim=features_dim)
         super().__init__(observation_space, features_dim)
-        self.window_length, self.row_width = observation_space.shape[0], observation_space.shape[1] - 1
+        self.encoder: RowEncoder | None = None
+        if isinstance(observation_space, WindowSpace):
+            self.encoder = RowEncoder(observation_space.row_space, encoder_class, encoder_kwargs, normalize_images)
+            self.window_length, self.row_width = observation_space.length, self.encoder.features_dim
+        else:
+            assert observation_space.shape is not None
+            self.window_length, self.row_width = observation_space.shape[0], observation_space.shape[1] - 1
 
-    @staticmethod
-    def rows(windows: th.Tensor) -> _Rows:
-        """Rows (B, K, D) and which are there (B, K), of windows (B, K, D + 1)."""
+    def rows(self, windows: th.Tensor | TensorDict) -> _Rows:
+        """Rows (B, K, D) and which are there (B, K), of windows (B, K, D + 1) or dicts of (B, K, ...)."""
+        if isinstance(windows, dict):
+            return self._encoded(windows)
         valid = windows[..., -1] > 0.5
         valid[:, -1] = True  # so that no sequence is empty
         # Filled, not multiplied: not even a NaN gets through.
         return _Rows(windows[..., :-1].masked_fill(~valid.unsqueeze(-1), 0.0), valid)
+
+    def _encoded(self, windows: TensorDict) -> _Rows:
+        assert self.encoder is not None
+        valid = windows[THERE] > 0.5
+        valid[:, -1] = True
+        # What is not there costs nothing: convolutions are most of the work.
+        encoded = self.encoder({name: part[valid] for name, part in windows.items() if name != THERE})
+        values = encoded.new_zeros(*valid.shape, self.row_width)
+        values[valid] = encoded
+        return _Rows(values, valid)
 
 
 def _check_sizes(**sizes: Any) -> None:
@@ -98,11 +140,12 @@ class GRUExtractor(WindowExtractor):
     """A GRU run over the rows of a window, from the zero state; its last state is the result.
 
     Args:
-        observation_space: of windows, (K, D + 1).
+        observation_space: of windows: (K, D + 1), or a `WindowSpace`.
         features_dim: H, width of the state.
         n_layers: number of stacked layers.
         twice_differentiable: use PyTorch's own GRU, which is slower on the CPU, but whose gradient has a gradient.
             TRPO needs it.
+        **encoder: see `WindowExtractor`.
 
     Raises:
         ConfigError: if the space is not one of windows, or a size is below 1.
@@ -115,14 +158,15 @@ class GRUExtractor(WindowExtractor):
         *,
         n_layers: int = 1,
         twice_differentiable: bool = False,
+        **encoder: Any,
     ) -> None:
-        super().__init__(observation_space, features_dim)
+        super().__init__(observation_space, features_dim, **encoder)
         _check_sizes(n_layers=n_layers)
         self.memory = TrialRNN("gru", self.row_width, features_dim, n_layers)
         self.twice_differentiable = twice_differentiable
 
     @override
-    def forward(self, windows: th.Tensor) -> th.Tensor:
+    def forward(self, windows: th.Tensor | TensorDict) -> th.Tensor:
         values, valid = self.rows(windows)
         batch, length = valid.shape
         if bool(valid.all()):
@@ -209,13 +253,14 @@ class SNAILExtractor(WindowExtractor):
     Source: Mishra et al. 2018, "A Simple Neural Attentive Meta-Learner", algorithm 1.
 
     Args:
-        observation_space: of windows, (K, D + 1).
+        observation_space: of windows: (K, D + 1), or a `WindowSpace`.
         features_dim: width of the result.
         width: of the embedding.
         filters: columns that a convolution adds.
         key_size: width of the keys and queries.
         value_size: columns that an attention adds.
         n_blocks: pairs of convolutions and attention.
+        **encoder: see `WindowExtractor`.
 
     Raises:
         ConfigError: if the space is not one of windows, or a size is below 1.
@@ -231,8 +276,9 @@ class SNAILExtractor(WindowExtractor):
         key_size: int = 16,
         value_size: int = 16,
         n_blocks: int = 2,
+        **encoder: Any,
     ) -> None:
-        super().__init__(observation_space, features_dim)
+        super().__init__(observation_space, features_dim, **encoder)
         _check_sizes(width=width, filters=filters, key_size=key_size, value_size=value_size, n_blocks=n_blocks)
         self.embed = nn.Linear(self.row_width, width)
         self.convolutions, self.reads = nn.ModuleList(), nn.ModuleList()
@@ -245,7 +291,7 @@ class SNAILExtractor(WindowExtractor):
         self.out = nn.Sequential(nn.Linear(width, features_dim), nn.ReLU())
 
     @override
-    def forward(self, windows: th.Tensor) -> th.Tensor:
+    def forward(self, windows: th.Tensor | TensorDict) -> th.Tensor:
         values, valid = self.rows(windows)
         x = self.embed(values).masked_fill(~valid.unsqueeze(-1), 0.0)
         final = len(self.reads) - 1
@@ -290,19 +336,26 @@ class TransformerExtractor(WindowExtractor):
     Normalization in the Transformer Architecture".
 
     Args:
-        observation_space: of windows, (K, D + 1).
+        observation_space: of windows: (K, D + 1), or a `WindowSpace`.
         features_dim: width of the result, and of the network.
         n_layers: number of blocks.
         n_heads: attention heads of a block; they divide `features_dim`.
+        **encoder: see `WindowExtractor`.
 
     Raises:
         ConfigError: if the space is not one of windows, a size is below 1, or the heads do not divide the width.
     """
 
     def __init__(
-        self, observation_space: spaces.Space[Any], features_dim: int = 64, *, n_layers: int = 2, n_heads: int = 4
+        self,
+        observation_space: spaces.Space[Any],
+        features_dim: int = 64,
+        *,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        **encoder: Any,
     ) -> None:
-        super().__init__(observation_space, features_dim)
+        super().__init__(observation_space, features_dim, **encoder)
         _check_sizes(n_layers=n_layers, n_heads=n_heads)
         if features_dim % n_heads:
             raise ConfigError(f"n_heads must divide features_dim={features_dim}, got {n_heads}")
@@ -312,7 +365,7 @@ class TransformerExtractor(WindowExtractor):
         self.norm = nn.LayerNorm(features_dim)
 
     @override
-    def forward(self, windows: th.Tensor) -> th.Tensor:
+    def forward(self, windows: th.Tensor | TensorDict) -> th.Tensor:
         values, valid = self.rows(windows)
         length = valid.shape[1]
         x = self.embed(values) + self.places[-length:]

@@ -1,5 +1,8 @@
 """A GRU over whole sequences with a hand-derived backward pass, for the CPU.
 
+Where numba is installed, `metagym.nets.compiled_sequence` walks along single-precision sequences; what follows is for
+everywhere else.
+
 PyTorch's CPU ``nn.GRU`` records a dozen autograd nodes per time step. Here the gates of a step are computed in
 place, and the backward pass first turns what was stored into the four factors that multiply dL/dh, so that a step
 back in time costs three small multiplications and two matrix products; the weights' gradients are one product
@@ -26,7 +29,9 @@ from typing import Any
 import torch as th
 from typing_extensions import override
 
-__all__ = ["gru_sequence"]
+from metagym.nets.compiled_sequence import compiled_gru, gru_gradients, runs_compiled
+
+__all__ = ["gru_sequence", "previous_states"]
 
 # Elements per block of rows whose factors are prepared together: small enough to stay in a core's L2 cache.
 BLOCK_ELEMENTS = 32_768
@@ -76,26 +81,12 @@ class _GRUSequence(th.autograd.Function):
         bias_hh: th.Tensor,
         batch_sizes: list[int],
     ) -> th.Tensor:
-        size = weight_hh.shape[1]
-        bias = th.cat([bias_ih[2 * size :], bias_ih[: 2 * size] + bias_hh[: 2 * size], bias_hh[2 * size :]])
-        buffer = bias.expand(len(inputs), 4 * size).clone()
-        buffer[:, : 3 * size].addmm_(inputs, weight_ih.roll(size, 0).t())
-        states = inputs.new_empty(batch_sizes[0] + len(inputs), size)
-        states[: batch_sizes[0]] = 0.0
-        state, rows = states[: batch_sizes[0]], batch_sizes[0]
-        weight = weight_hh.t()
-        columns = (buffer[:, size:], buffer[:, size : 3 * size], *th.split(buffer, size, dim=1))
-        outs = th.split(states[batch_sizes[0] :], batch_sizes)
-        views = zip(batch_sizes, *(th.split(column, batch_sizes) for column in columns), outs, strict=True)
-        for alive, rzq, rz, n, r, z, q, out in views:
-            if alive != rows:
-                state, rows = state[:alive], alive
-            rzq.addmm_(state, weight)
-            rz.sigmoid_()
-            n.addcmul_(r, q).tanh_()
-            state = th.lerp(n, state, z, out=out)
-        ctx.save_for_backward(inputs, weight_ih, weight_hh, bias_ih, bias_hh, states)
-        ctx.buffer, ctx.batch_sizes = buffer, batch_sizes
+        weights = (weight_ih, weight_hh, bias_ih, bias_hh)
+        ctx.compiled = runs_compiled(inputs, *weights)
+        walk = compiled_gru if ctx.compiled else _forward_in_time
+        states, ctx.buffer = walk(inputs, weights, batch_sizes)
+        ctx.save_for_backward(inputs, *weights, states)
+        ctx.batch_sizes = batch_sizes
         return states[batch_sizes[0] :]
 
     @staticmethod
@@ -105,16 +96,47 @@ class _GRUSequence(th.autograd.Function):
         buffer, batch_sizes = ctx.buffer, ctx.batch_sizes
         if th.is_grad_enabled() or buffer is None:
             return *_composed_gradients(arguments, ctx.needs_input_grad, batch_sizes, grad), None
-        inputs, weight_ih, weight_hh = arguments[:3]
         ctx.buffer = None
-        previous = _previous_states(states, batch_sizes)
+        inputs, *weights = arguments
+        previous = previous_states(states, batch_sizes)
+        of_inputs = ctx.needs_input_grad[0]
+        if ctx.compiled:
+            found = gru_gradients(grad, inputs, weights, batch_sizes, states, previous, buffer, of_inputs=of_inputs)
+            return *found, None
+        weight_ih, weight_hh = weights[:2]
         _backward_in_time(grad, buffer, previous, weight_hh, batch_sizes)
         size = weight_hh.shape[1]
         d_nrz, d_rzq = buffer[:, : 3 * size], buffer[:, size:]
         d_bias = buffer.sum(0)
-        d_inputs = d_nrz @ weight_ih.roll(size, 0) if ctx.needs_input_grad[0] else None
+        d_inputs = d_nrz @ weight_ih.roll(size, 0) if of_inputs else None
         d_weight_ih = (d_nrz.t() @ inputs).roll(-size, 0)
         return d_inputs, d_weight_ih, d_rzq.t() @ previous, d_bias[: 3 * size].roll(-size), d_bias[size:], None
+
+
+def _forward_in_time(
+    inputs: th.Tensor, weights: Sequence[th.Tensor], batch_sizes: list[int]
+) -> tuple[th.Tensor, th.Tensor]:
+    """The zero states and those after each step, (batch_sizes[0] + n, H); n, r, z and q of every row, (n, 4H)."""
+    weight_ih, weight_hh, bias_ih, bias_hh = weights
+    size = weight_hh.shape[1]
+    bias = th.cat([bias_ih[2 * size :], bias_ih[: 2 * size] + bias_hh[: 2 * size], bias_hh[2 * size :]])
+    buffer = bias.expand(len(inputs), 4 * size).clone()
+    buffer[:, : 3 * size].addmm_(inputs, weight_ih.roll(size, 0).t())
+    states = inputs.new_empty(batch_sizes[0] + len(inputs), size)
+    states[: batch_sizes[0]] = 0.0
+    state, rows = states[: batch_sizes[0]], batch_sizes[0]
+    weight = weight_hh.t()
+    columns = (buffer[:, size:], buffer[:, size : 3 * size], *th.split(buffer, size, dim=1))
+    outs = th.split(states[batch_sizes[0] :], batch_sizes)
+    views = zip(batch_sizes, *(th.split(column, batch_sizes) for column in columns), outs, strict=True)
+    for alive, rzq, rz, n, r, z, q, out in views:
+        if alive != rows:
+            state, rows = state[:alive], alive
+        rzq.addmm_(state, weight)
+        rz.sigmoid_()
+        n.addcmul_(r, q).tanh_()
+        state = th.lerp(n, state, z, out=out)
+    return states, buffer
 
 
 def _composed_gradients(
@@ -131,7 +153,7 @@ def _composed_gradients(
     return [next(gradients) if is_needed else None for is_needed in needed[: len(arguments)]]
 
 
-def _previous_states(states: th.Tensor, batch_sizes: list[int]) -> th.Tensor:
+def previous_states(states: th.Tensor, batch_sizes: list[int]) -> th.Tensor:
     """The state each step started from, (n, H); `states` begins with the zero states."""
     first = batch_sizes[0]
     if batch_sizes[-1] == first:

@@ -7,20 +7,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    MlpExtractor,
-    NatureCNN,
-)
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.distributions import Categorical
 from typing_extensions import override
 
 from metagym.errors import ConfigError
+from metagym.nets.encoder import encoder_class_of
 from metagym.nets.recurrent import PackedTrials, RNNState, TrialRNN
 from metagym.types import Array
 
@@ -74,7 +68,7 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         self.n_rnn_layers = n_rnn_layers
         self.critic_task_size = critic_task_size
         net_arch = [] if net_arch is None else net_arch
-        kwargs["features_extractor_class"] = features_extractor_class or _extractor(observation_space)
+        kwargs["features_extractor_class"] = features_extractor_class or encoder_class_of(observation_space)
         super().__init__(observation_space, action_space, lr_schedule, net_arch, **kwargs)
 
     def zero_state(self, n_rows: int) -> RNNState:
@@ -242,7 +236,7 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         self.mlp_extractor = MlpExtractor(self.rnn_hidden_size, self.net_arch, self.activation_fn, device=self.device)
 
     def _make_rnn(self) -> TrialRNN:
-        return TrialRNN(self.rnn_type, self.features_dim, self.rnn_hidden_size, self.n_rnn_layers)
+        return TrialRNN(self.rnn_type, int(self.features_dim), self.rnn_hidden_size, self.n_rnn_layers)
 
     @override
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
@@ -262,12 +256,6 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
             "share_features_extractor": self.share_features_extractor,
         }
         return super()._get_constructor_parameters() | memory
-
-
-def _extractor(space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
-    if isinstance(space, spaces.Dict):
-        return CombinedExtractor
-    return NatureCNN if is_image_space(space) else FlattenExtractor
 
 
 def _num_rows(obs: PyTorchObs) -> int:

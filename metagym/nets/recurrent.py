@@ -8,7 +8,9 @@ from torch.nn.utils import rnn
 from typing_extensions import override
 
 from metagym.errors import ConfigError
+from metagym.nets.compiled_sequence import compiled_gru, compiled_lstm, runs_compiled
 from metagym.nets.gru import gru_sequence
+from metagym.nets.lstm import lstm_sequence
 
 __all__ = ["PackedTrials", "RNNState", "TrialRNN"]
 
@@ -96,24 +98,18 @@ class TrialRNN(nn.Module):
             packed = rnn.PackedSequence(data, th.tensor(batch_sizes))
             out: th.Tensor = self.rnn(packed)[0].data
             return out
-        if self.rnn_type == "gru":
-            for layer in range(self.rnn.num_layers):
-                data = gru_sequence(data, *self._weights(layer), batch_sizes)
-            return data
-        return self._lstm_sequence(data, batch_sizes)
-
-    def _lstm_sequence(self, data: th.Tensor, batch_sizes: tuple[int, ...]) -> th.Tensor:
-        # PyTorch's fused CPU kernel takes padded sequences only. Time is causal, so a padded tail cannot reach
-        # the steps before it, and the tail itself is dropped.
-        if batch_sizes[-1] == batch_sizes[0]:
-            dense = data.view(len(batch_sizes), batch_sizes[0], -1)
-            out: th.Tensor = self.rnn(dense)[0]
-            return out.reshape(len(data), -1)
-        sizes = th.tensor(batch_sizes)
-        padded, lengths = rnn.pad_packed_sequence(rnn.PackedSequence(data, sizes))
-        return rnn.pack_padded_sequence(self.rnn(padded)[0], lengths).data
+        sequence = gru_sequence if self.rnn_type == "gru" else lstm_sequence
+        for layer in range(self.rnn.num_layers):
+            data = sequence(data, *self._weights(layer), batch_sizes)
+        return data
 
     def _cell(self, features: th.Tensor, state: RNNState, weights: tuple[th.Tensor, ...]) -> RNNState:
+        if not th.is_grad_enabled() and runs_compiled(features, *state, *weights):
+            rows = len(features)
+            if self.rnn_type == "gru":
+                return (compiled_gru(features, weights, (rows,), state[0])[0][rows:],)
+            after = compiled_lstm(features, weights, (rows,), (state[0], state[1]))
+            return after[0][rows:], after[1][rows:]
         if self.rnn_type == "gru":
             return (th.gru_cell(features, state[0], *weights),)
         return tuple(th.lstm_cell(features, state, *weights))

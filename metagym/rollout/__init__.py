@@ -7,10 +7,12 @@ that starts from the zero memory, no memory crosses trials, and no step is throw
 
 from metagym.rollout.buffer import TrialBuffer, Trials, split_by_size
 from metagym.rollout.collect import TrialRollouts, uninterrupted
+from metagym.rollout.credits import Credits
 from metagym.rollout.tasks import TaskReader, env_layers
 from metagym.rollout.trust_region import TrialTRPO
 
 __all__ = [
+    "Credits",
     "TaskReader",
     "TrialBuffer",
     "TrialRollouts",

@@ -45,13 +45,14 @@ class TrialBuffer(RolloutBuffer):
         buffer_size: steps of a rollout, per row; more may be added.
         *args: those of ``RolloutBuffer``; observations may be a Dict.
         task_size: P, numbers by which a privileged critic is told the task of each step; 0: none.
+        credited: whether each step comes with a credit, from which returns and advantages are made in place of rewards.
         **kwargs: those of ``RolloutBuffer``.
     """
 
     trials: Trials
 
-    def __init__(self, buffer_size: int, *args: Any, task_size: int = 0, **kwargs: Any) -> None:
-        self.task_size = task_size
+    def __init__(self, buffer_size: int, *args: Any, task_size: int = 0, credited: bool = False, **kwargs: Any) -> None:
+        self.task_size, self.credited = task_size, credited
         super().__init__(buffer_size, *args, **kwargs)
 
     @override
@@ -69,6 +70,8 @@ class TrialBuffer(RolloutBuffer):
         shape = (n_steps, self.n_envs)
         scalars = ("rewards", "values", "log_probs", "advantages", "returns")
         columns: dict[str, Array] = {name: np.zeros(shape, np.float32) for name in scalars}
+        if self.credited:
+            columns["credits"] = np.zeros(shape, np.float32)
         columns["dones"] = np.zeros(shape, np.bool_)
         columns["actions"] = np.zeros((*shape, self.action_dim), self.action_space.dtype)
         for name, space in self._observed.items():
@@ -95,6 +98,7 @@ class TrialBuffer(RolloutBuffer):
         log_prob: th.Tensor,
         *,
         tasks: Array | None = None,
+        credit: Array | None = None,
     ) -> None:
         """Append one step of every row.
 
@@ -106,6 +110,7 @@ class TrialBuffer(RolloutBuffer):
             value: estimated value of `obs`, (N,).
             log_prob: log-probability of `action`, (N,).
             tasks: what a privileged critic was told, (N, P).
+            credit: what is to be learnt from in place of the reward, (N,), where the buffer was made for it.
         """
         if self.pos == len(self._columns["rewards"]):
             grown = self._allocate(2 * self.pos)
@@ -118,6 +123,8 @@ class TrialBuffer(RolloutBuffer):
             column[step] = values.reshape(column.shape[1:])
         if tasks is not None:
             columns["tasks"][step] = tasks
+        if credit is not None:
+            columns["credits"][step] = credit
         columns["actions"][step] = action.reshape(self.n_envs, self.action_dim)
         columns["rewards"][step] = reward
         columns["dones"][step] = done
@@ -134,13 +141,14 @@ class TrialBuffer(RolloutBuffer):
         arguments are accepted and not used.
         """
         columns = {name: column[: self.pos] for name, column in self._columns.items()}
+        rewards = columns["credits" if self.credited else "rewards"]
         advantage: Array = np.zeros(self.n_envs, np.float32)
         next_value: Array = np.zeros(self.n_envs, np.float32)
         for step in reversed(range(self.pos)):
             done, value = columns["dones"][step], columns["values"][step]
             # Chosen, not multiplied by zero: what follows a trial cannot reach it, whatever it is.
             next_value, advantage = np.where(done, 0.0, next_value), np.where(done, 0.0, advantage)
-            delta = columns["rewards"][step] + self.gamma * next_value - value
+            delta = rewards[step] + self.gamma * next_value - value
             advantage = delta + self.gamma * self.gae_lambda * advantage
             columns["advantages"][step] = advantage
             next_value = value

@@ -20,7 +20,9 @@ from typing_extensions import override
 from metagym.errors import ConfigError
 from metagym.nets import RNNState, TrialActorCriticPolicy
 from metagym.rollout.buffer import TrialBuffer
+from metagym.rollout.credits import Credits
 from metagym.rollout.tasks import TaskReader
+from metagym.sections import prefixed, section
 from metagym.types import Array, Bool, Int
 
 __all__ = ["TrialRollouts", "uninterrupted"]
@@ -54,10 +56,18 @@ class TrialRollouts(OnPolicyAlgorithm):
     A rollout has `n_steps` steps in every row, and goes on after that until at least one trial is complete.
     Stopping `learn` at any step (a callback, Ctrl-C) leaves everything consistent: the next `learn` with
     ``reset_num_timesteps=False`` continues the rollout where it stopped.
+
+    Attributes:
+        expected_rewards: make returns and advantages from what an action pays on average in the hidden state of the
+            hidden task, in place of what it happened to pay (`Credits`). What the policy observes and what is logged
+            stays as it is. To be set before ``_setup_model``, and likewise
+        regret: count every episode relative to the optimal return of its task.
     """
 
     policy: TrialActorCriticPolicy
     rollout_buffer: TrialBuffer
+    expected_rewards: bool = False
+    regret: bool = False
 
     @override
     def _setup_model(self) -> None:
@@ -68,6 +78,8 @@ class TrialRollouts(OnPolicyAlgorithm):
         task_size = self.policy_kwargs.get("critic_task_size", 0)
         if task_size:
             self.rollout_buffer_kwargs = {**self.rollout_buffer_kwargs, "task_size": task_size}
+        if self.expected_rewards or self.regret:
+            self.rollout_buffer_kwargs = {**self.rollout_buffer_kwargs, "credited": True}
         super()._setup_model()
         if not isinstance(self.policy, TrialActorCriticPolicy):
             raise ConfigError(
@@ -77,6 +89,7 @@ class TrialRollouts(OnPolicyAlgorithm):
         n_rows = getattr(self, "n_envs", 1)
         self._memory: RNNState = self.policy.zero_state(n_rows)
         self._task_reader: TaskReader | None = None
+        self._credits: Credits | None = None
         self._tasks: th.Tensor | None = th.zeros(n_rows, task_size, device=self.device) if task_size else None
 
     @override
@@ -93,6 +106,9 @@ class TrialRollouts(OnPolicyAlgorithm):
             self.rollout_buffer.reset()
             self._rollout_step = 0
         ready = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        self._credits = None if self.env is None else self._credits_in(self.env)
+        if self._credits is not None:
+            self._credits.start()
         if self._tasks is not None:
             self._find_tasks(self.env)
             if starts_anew:
@@ -104,6 +120,12 @@ class TrialRollouts(OnPolicyAlgorithm):
         if self._tasks is not None:
             self._find_tasks(env)
         super().set_env(env, force_reset)
+
+    def _credits_in(self, env: VecEnv) -> Credits | None:
+        """What steps in this env are credited with; None: the rewards."""
+        if not (self.expected_rewards or self.regret):
+            return None
+        return Credits(env, expected=self.expected_rewards, regret=self.regret)
 
     def _find_tasks(self, env: Any) -> None:
         """See to it that a privileged critic can be told the tasks of this env."""
@@ -158,19 +180,23 @@ class TrialRollouts(OnPolicyAlgorithm):
             )
         actions = chosen.cpu().numpy()
         told = None if self._tasks is None else self._tasks.cpu().numpy().copy()
+        played = self._to_env(actions)
+        expected = None if self._credits is None else self._credits.before_step(played)
         try:
-            new_obs, rewards, dones, infos = env.step(self._to_env(actions))
+            new_obs, rewards, dones, infos = env.step(played)
             ended = np.flatnonzero(dones)
             begun = self._tasks_of(ended) if self._tasks is not None and ended.size else None
+            credit = None if self._credits is None else self._credits.after_step(rewards, expected, dones)
         except BaseException:
             self._last_obs = None  # env and learner may be a step apart: the next learn() resets the env
             raise
         self.num_timesteps += env.num_envs
         if ended.size:
-            rewards = self._finish_trials(rewards, ended, infos, memory)
+            paid, rewards = rewards, self._finish_trials(rewards, ended, infos, memory)
+            credit = None if credit is None else credit + (rewards - paid)
         if self._tasks is not None and begun is not None:
             self._tasks[ended] = begun
-        self.rollout_buffer.add(obs, actions, rewards, dones, values, log_probs, tasks=told)
+        self.rollout_buffer.add(obs, actions, rewards, dones, values, log_probs, tasks=told, credit=credit)
         self._memory = memory
         self._last_obs = new_obs  # type: ignore[assignment]
         self._last_episode_starts = dones
@@ -208,7 +234,7 @@ class TrialRollouts(OnPolicyAlgorithm):
 
     def get_rollout_state(self) -> dict[str, Array]:
         """What the next step depends on besides parameters and env, as a flat dict of arrays."""
-        arrays = {f"buffer/{name}": column for name, column in self.rollout_buffer.get_state().items()}
+        arrays = prefixed("buffer", self.rollout_buffer.get_state())
         arrays["rollout_step"] = np.array(self._rollout_step)
         for place, part in enumerate(self._memory):
             arrays[f"memory/{place}"] = part.cpu().numpy().copy()
@@ -221,13 +247,13 @@ class TrialRollouts(OnPolicyAlgorithm):
 
     def set_rollout_state(self, arrays: dict[str, Array]) -> None:
         """Continue from what `get_rollout_state` of an equal learner returned."""
-        self.rollout_buffer.set_state(_part("buffer/", arrays))
+        self.rollout_buffer.set_state(section("buffer", arrays))
         self._rollout_step = int(arrays["rollout_step"])
         parts = sorted(name for name in arrays if name.startswith("memory/"))
         self._memory = tuple(th.tensor(arrays[name], device=self.device) for name in parts)
         if self._tasks is not None:
             self._tasks = th.tensor(arrays["tasks"], device=self.device)
-        entries = _part(f"{_LAST_OBS}/", arrays)
+        entries = section(_LAST_OBS, arrays)
         single = arrays[_LAST_OBS].copy() if _LAST_OBS in arrays else None
         self._last_obs = {key: array.copy() for key, array in entries.items()} or single
         if "last_episode_starts" in arrays:
@@ -238,8 +264,4 @@ def _named(observations: Any) -> dict[str, Array]:
     """Observations of all rows as arrays of a checkpoint."""
     if not isinstance(observations, dict):
         return {_LAST_OBS: observations.copy()}
-    return {f"{_LAST_OBS}/{key}": values.copy() for key, values in observations.items()}
-
-
-def _part(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return prefixed(_LAST_OBS, {key: values.copy() for key, values in observations.items()})

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sb3_contrib import ARS
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.vec_env import VecNormalize
 
 from metagym.algos import FromScratch, GradientLearner
 from metagym.errors import ConfigError
@@ -116,3 +117,16 @@ def test_misuse_is_refused_by_name():
         FromScratch("MlpPolicy", POINT, inner_timesteps=0)
     with pytest.raises(ConfigError, match="FromScratch needs"):
         FromScratch("MlpPolicy", 3)
+
+
+def test_statistics_of_a_normalised_env_begin_anew_on_every_task_and_are_those_of_its_steps():
+    env = VecNormalize(scratch().env)
+    env.obs_rms.mean += 5.0  # as if it had seen other tasks
+    agent = scratch(env=env)
+    for steps in (64, 128):
+        adapted = agent.adapt(TASKS[0], total_timesteps=steps).get_env()
+        # The first observations and one for each step; epsilon is SB3's count of nothing seen.
+        assert adapted.obs_rms.count == pytest.approx(steps + adapted.num_envs + 1e-4)
+        assert np.abs(adapted.obs_rms.mean).max() < 1.0
+        assert adapted.training
+    assert env.obs_rms.mean.min() > 4.0

@@ -11,10 +11,10 @@ from metagym.algos.multi_task_state import (
     replay_contents,
     restore_env,
     restore_position,
-    section,
     take_position,
 )
 from metagym.errors import CheckpointError
+from metagym.sections import section
 from tests.algos.multi_task_setup import tiny
 from tests.algos.reptile_setup import line_env
 

@@ -15,6 +15,7 @@ from metagym.errors import CheckpointError, ConfigError
 from metagym.learner_state import get_rng_state
 from metagym.saving import write_archive
 from metagym.wrappers import RL2Context, Trial, VectorEnvAdapter
+from tests.algos.crafted_setup import ENVS, craft, nothing_imported
 from tests.algos.rl2_setup import (
     LAKE,
     SMALL,
@@ -154,3 +155,18 @@ def test_other_files_are_refused(tmp_path):
     write_archive(tmp_path / "broken", meta={"kind": "RL2"}, arrays={})
     with pytest.raises(CheckpointError, match="damaged"):
         RL2.load(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("attack", ENVS)
+def test_a_file_that_asks_for_another_env_is_loaded_without_one_and_says_so(tmp_path, monkeypatch, attack):
+    agent = lake()
+    agent.save(tmp_path / "agent")
+    craft(tmp_path / "agent", tmp_path / "crafted", **ENVS[attack])
+    with (
+        nothing_imported(tmp_path, monkeypatch),
+        pytest.warns(UserWarning, match="loaded without an env") as caught,
+    ):
+        loaded = RL2.load(tmp_path / "crafted")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert (loaded.env, loaded.env_id, loaded.env_kwargs) == (None, None, {})
+    assert_predicts_alike(agent, loaded)

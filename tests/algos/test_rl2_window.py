@@ -338,8 +338,8 @@ def test_mistakes_are_refused_by_name(kwargs, message):
 
 
 def test_more_mistakes_are_refused_by_name():
-    with pytest.raises(ConfigError, match="policy 'CnnPolicy' is not accepted"):
-        WindowRL2("CnnPolicy", BANDIT, learner_class=DQN, episodes_per_trial=2)
+    with pytest.raises(ConfigError, match="policy 'LinearPolicy' is not accepted"):
+        WindowRL2("LinearPolicy", BANDIT, learner_class=DQN, episodes_per_trial=2)
     with pytest.raises(ConfigError, match="needs an env"):
         WindowRL2("MlpPolicy", learner_class="DQN")
     with pytest.raises(ConfigError, match=r"learner_class must be one of .*; not None"):

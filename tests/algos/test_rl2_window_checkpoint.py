@@ -14,6 +14,7 @@ from metagym.errors import CheckpointError, ConfigError
 from metagym.learner_state import get_rng_state
 from metagym.saving import read_archive, write_archive
 from metagym.wrappers import RL2Context, Trial, VectorEnvAdapter
+from tests.algos.crafted_setup import ENVS, craft, nothing_imported
 from tests.algos.rl2_window_setup import (
     BANDIT,
     MATRIX,
@@ -177,3 +178,18 @@ def test_files_of_others_and_damaged_ones_are_refused(tmp_path):
 def test_the_devices_tensors_are_where_they_are_wanted(tmp_path):
     make("DQN").save(tmp_path / "agent")
     assert WindowRL2.load(tmp_path / "agent", device="cpu").policy.device == th.device("cpu")
+
+
+@pytest.mark.parametrize("attack", ENVS)
+def test_a_file_that_asks_for_another_env_is_loaded_without_one_and_says_so(tmp_path, monkeypatch, attack):
+    agent = make("DQN")
+    agent.save(tmp_path / "agent")
+    craft(tmp_path / "agent", tmp_path / "crafted", **ENVS[attack])
+    with (
+        nothing_imported(tmp_path, monkeypatch),
+        pytest.warns(UserWarning, match="loaded without an env") as caught,
+    ):
+        loaded = WindowRL2.load(tmp_path / "crafted")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert (loaded.env, loaded.env_id, loaded.env_kwargs) == (None, None, {})
+    assert_predict_alike(agent, loaded)

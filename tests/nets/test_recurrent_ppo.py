@@ -15,7 +15,9 @@ from metagym.nets import (
     FusedRecurrentActorCriticCnnPolicy,
     FusedRecurrentActorCriticPolicy,
     FusedRecurrentMultiInputActorCriticPolicy,
+    recurrent_ppo,
 )
+from metagym.nets.compiled_sequence import compiled_recurrence, has_numba
 
 CRITICS = [
     {},
@@ -110,9 +112,34 @@ def test_training_calls_the_lstm_once_for_actor_and_once_for_critic(monkeypatch)
 
     monkeypatch.setattr(nn.LSTM, "forward", counted)
     agent.n_epochs = 3
-    agent.train()
+    with compiled_recurrence(False):
+        agent.train()
     assert len(lengths) == 3 * 2 * 2  # epochs, minibatches, networks
     assert max(lengths) > 1
+
+
+@pytest.mark.skipif(not has_numba(), reason="numba is not installed")
+def test_where_it_is_compiled_training_calls_the_loop_once_for_actor_and_once_for_critic(monkeypatch):
+    agent = agent_of(FusedRecurrentActorCriticPolicy, learn=60)
+    lengths = []
+    sequence = recurrent_ppo.compiled_lstm_sequence
+
+    def counted(data, weights, batch_sizes, initial):
+        lengths.append(len(batch_sizes))
+        return sequence(data, weights, batch_sizes, initial)
+
+    monkeypatch.setattr(recurrent_ppo, "compiled_lstm_sequence", counted)
+    agent.n_epochs = 3
+    agent.train()
+    assert len(lengths) == 3 * 2 * 2
+    assert max(lengths) > 1
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_updates_without_numba_end_there_too(critic):
+    with compiled_recurrence(False):
+        ours = agent_of(FusedRecurrentActorCriticPolicy, policy_kwargs=critic)
+    assert_same(ours, agent_of("MlpLstmPolicy", policy_kwargs=critic))
 
 
 @pytest.mark.parametrize("starts", [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [1, 1, 0, 1]])

@@ -1,0 +1,94 @@
+"""What `benchmarks.rl2_bandits` trains: cells of the published table, helps, and the settings of each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stable_baselines3.common.utils import LinearSchedule
+
+from metagym.nets import ExchangeableTrialPolicy
+
+__all__ = ["CELLS", "COLUMNS", "Cell", "keywords"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of Table 1 of Duan et al. 2016.
+
+    Attributes:
+        arms: K.
+        pulls: n, of a trial.
+        limit: return of the Bayes-optimal agent; from 100 pulls on that of finite-horizon Gittins indices.
+        published: return of RL², the best of five seeds.
+        steps: environment steps of training with the exchangeable policy.
+        plain_steps: with a plain GRU.
+        rows: trials of a rollout, all at the same time.
+        rate: learning rate at the start; it falls to a 25th linearly.
+        entropy: coefficient of the entropy bonus.
+    """
+
+    arms: int
+    pulls: int
+    limit: float
+    published: float
+    steps: int
+    plain_steps: int
+    rows: int = 256
+    rate: float = 5e-3
+    entropy: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Name, as in ``bandit-k10-n100``."""
+        return f"bandit-k{self.arms}-n{self.pulls}"
+
+
+_SHORT: dict[str, Any] = {"steps": 2_000_000, "plain_steps": 2_000_000, "rows": 2048}
+_LONG: dict[str, Any] = {"steps": 5_000_000, "plain_steps": 50_000_000}
+_LONGEST: dict[str, Any] = {"steps": 20_000_000, "plain_steps": 100_000_000}
+_ALL = (
+    Cell(arms=5, pulls=10, limit=6.6600, published=6.7, **_SHORT),
+    Cell(arms=10, pulls=10, limit=6.7140, published=6.7, **_SHORT),
+    Cell(arms=50, pulls=10, limit=6.7140, published=6.8, **_SHORT),
+    Cell(arms=5, pulls=100, limit=78.650, published=78.7, entropy=0.01, **_LONG),
+    Cell(arms=10, pulls=100, limit=83.763, published=83.5, **_LONG),
+    Cell(arms=50, pulls=100, limit=85.547, published=84.9, **_LONG),
+    Cell(arms=5, pulls=500, limit=408.59, published=401.6, entropy=0.01, **_LONGEST),
+    Cell(arms=10, pulls=500, limit=442.17, published=432.5, **_LONGEST),
+    Cell(arms=50, pulls=500, limit=464.86, published=438.9, **_LONGEST),
+)
+CELLS: Mapping[str, Cell] = {cell.key: cell for cell in _ALL}
+
+COLUMNS: Mapping[str, frozenset[str]] = {
+    "plain": frozenset(),
+    "privileged critic": frozenset({"privileged"}),
+    "expected regret": frozenset({"expected", "regret"}),
+    "exchangeable": frozenset({"exchangeable"}),
+    "exchangeable, expected rewards": frozenset({"exchangeable", "expected"}),
+    "exchangeable, regret": frozenset({"exchangeable", "regret"}),
+    "exchangeable, expected regret": frozenset({"exchangeable", "expected", "regret"}),
+}
+"""Helps by the name of a column; the agent sees no more in any of them than RL² does."""
+
+
+def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
+    """The policy, and the keywords of `RL2`."""
+    helps = COLUMNS[column]
+    symmetric = "exchangeable" in helps
+    rate = cell.rate if symmetric else cell.rate / 3.0
+    settings: dict[str, Any] = {
+        "n_envs": cell.rows,
+        "n_steps": cell.pulls,
+        "batch_size": cell.rows * cell.pulls // 4,
+        "n_epochs": 4,
+        "learning_rate": LinearSchedule(rate, rate / 25.0, 1.0),
+        "gamma": 0.99,
+        # Where what can be earned in a task is not taken off, returns vary too much for a larger one.
+        "gae_lambda": 0.7 if "regret" in helps else 0.3,
+        "ent_coef": cell.entropy,
+        "expected_rewards": "expected" in helps,
+        "regret": "regret" in helps,
+        "privileged_critic": "privileged" in helps,
+        "policy_kwargs": {"trial_steps": cell.pulls} if symmetric else {"rnn_hidden_size": 64},
+    }
+    return (ExchangeableTrialPolicy if symmetric else "MlpPolicy"), settings
