@@ -250,7 +250,7 @@ def _verdict(result: Mapping[str, Any]) -> str:
             if row["agent"] in places:
                 published = PUBLISHED[part][tuple(row["cell"])][places[row["agent"]]]
                 scores.append((abs(z_score(row, published, result["num_tasks"])), row))
-    outside = [f"{row['agent']} at {_name(row['cell'])} ({z:.1f})" for z, row in scores if z > 3.0]
+    outside = [f"{row['agent']} at {_name(row['cell'])} ({z:.2f})" for z, row in scores if z > 3.0]
     inside = len(scores) - len(outside)
     text = f"Within three standard errors of what was published: {inside} of {len(scores)} cells; "
     text += f"within two: {sum(z <= 2.0 for z, _ in scores)}."

@@ -35,9 +35,14 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
+# Here too, since loading them takes PyTorch; a test compares.
+_REFERENCES = (
+    "random", "optimal", "gittins", "thompson", "optimistic-thompson", "ucb1", "bandit-epsilon-greedy",
+    "bandit-greedy", "psrl", "opsrl", "ucrl2", "beb", "epsilon-greedy", "greedy", "q-learning",
+)  # fmt: skip
 # Options with several values, and what can be one of them after the first.
 _LISTS: dict[str, Callable[[str], bool]] = {
-    "--beside": ("gittins", "optimal", "random").__contains__,
+    "--beside": _REFERENCES.__contains__,
     "--budgets": str.isdecimal,
 }
 
@@ -89,7 +94,7 @@ LimitsOption = Annotated[
 ]
 BesideOption = Annotated[
     list[str] | None,
-    typer.Option("--beside", metavar="NAME ...", help="Play these too: random, optimal, gittins."),
+    typer.Option("--beside", metavar="NAME ...", help=f"Play these too: {', '.join(_REFERENCES)}."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Everything random hangs on it.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Torch device: auto, cpu, cuda, ...")]

@@ -7,6 +7,7 @@ from gymnasium.error import DependencyNotInstalled
 from metagym import cli
 from metagym.curves import AdaptationCurve
 from metagym.errors import ConfigError
+from metagym.runs import REFERENCES
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -225,7 +226,7 @@ def test_some_options_take_several_values(words, expected):
         (("x.zip", "--budgets", "1", "--episodes", "3"), "not both"),
         ((), "nobody plays"),
         (("--beside", "random"), "--env"),
-        (("--beside", "best", "--env", "MetaBandit-v0"), "accepted are gittins, optimal, random"),
+        (("--beside", "best", "--env", "MetaBandit-v0"), "accepted are bandit-epsilon-greedy, bandit-greedy, beb,"),
         (("--beside", "optimal", "--env", "MetaBandit-v0"), "Optimal solves families"),
         (("--beside", "random", "--env", "MetaBandit-v0", "--budgets", "3", "1"), "increasing"),
         (("--beside", "random", "--env", "MetaBandit-v0", "--limits", "nothing.npz"), "nothing.npz"),
@@ -271,3 +272,7 @@ def test_scores_that_could_not_be_written_are_not_measured(monkeypatch, capsys, 
     code, _, err = run(monkeypatch, capsys, "evaluate", tmp_path / "agent.zip", "--out", tmp_path / "file" / "x.npz")
     assert code == 2
     assert "cannot write to the folder" in err
+
+
+def test_the_command_line_names_all_references():
+    assert set(cli._REFERENCES) == set(REFERENCES)

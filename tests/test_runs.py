@@ -299,7 +299,7 @@ def test_players_are_grouped_by_method_and_play_what_they_were_trained_on(tmp_pa
 def test_references_are_made_for_a_family_or_refused_by_name():
     assert reference("gittins", "MetaBandit-v0", {"num_arms": 2}, episodes=7).episodes_per_trial == 7
     assert reference("random", *LAKE, episodes=1).action_space.n == 4
-    with pytest.raises(ConfigError, match="'best' is unknown; accepted are gittins, optimal, random"):
+    with pytest.raises(ConfigError, match="'best' is unknown; accepted are .*gittins, .*optimal, .*random"):
         reference("best", *LAKE, episodes=1)
     with pytest.raises(ConfigError, match="sizes"):
         reference("random", LAKE[0], {"sizes": 1}, episodes=1)

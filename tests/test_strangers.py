@@ -84,10 +84,6 @@ def test_a_subclass_of_an_off_policy_learner():
     assert window.patience == 2
 
 
-SWALLOWED = "keywords that a subclass hands on to its base by **kwargs are not looked up in the base"
-
-
-@pytest.mark.xfail(strict=True, reason=SWALLOWED)
 @pytest.mark.parametrize("learner_class", [Boosted, Patient])
 def test_a_subclass_gets_the_defaults_for_short_runs_that_its_base_gets(learner_class):
     base = learner_class.__mro__[1]
@@ -98,12 +94,10 @@ def test_a_subclass_gets_the_defaults_for_short_runs_that_its_base_gets(learner_
     }
 
 
-@pytest.mark.xfail(strict=True, reason=SWALLOWED)
 def test_a_subclass_takes_the_keywords_of_its_base_in_rl2():
     assert rl2(BANDIT, learner_class=Boosted, boost=2.0).boost == 2.0
 
 
-@pytest.mark.xfail(strict=True, reason=SWALLOWED)
 def test_from_learner_keeps_the_keywords_of_a_subclass():
     model = Boosted("MlpPolicy", make_vec_env(point, 2), boost=2.0, gamma=0.5, **PPO_ARGUMENTS)
     agent = Reptile.from_learner(model, inner_timesteps=16)

@@ -73,7 +73,6 @@ def test_rl2_refuses_scalar_wrappers_that_change_observations(name):
         rl2(SEEN[name](point()))
 
 
-@pytest.mark.xfail(strict=True, reason="RL2 drops all wrappers of a scalar env but those that change observations")
 @pytest.mark.parametrize("name", ["TransformReward", "TimeLimit", "RescaleAction"])
 def test_rl2_refuses_or_keeps_scalar_wrappers_that_change_anything_else(name):
     wrap = (UNSEEN | SEEN)[name]
@@ -122,7 +121,6 @@ def test_sb3_wrappers_around_rows_of_tasks(make, name, tmp_path):
     assert anew or not moved(loaded, LearnerState.capture(agent.learner))
 
 
-@pytest.mark.xfail(strict=True, reason="statistics that never saw anything are frozen in adapt of FromScratch")
 def test_what_learns_from_scratch_in_a_vec_normalize_counts_its_own_statistics():
     agent = joint(VecNormalize(rows()), kind=FromScratch)
     one, other = (agent.adapt(a_task(), total_timesteps=32).get_vec_normalize_env() for _ in range(2))

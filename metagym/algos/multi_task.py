@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from sb3_contrib import ARS, MaskablePPO
-from sb3_contrib.common.maskable.utils import is_masking_supported
+from sb3_contrib import ARS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -18,12 +16,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
 from typing_extensions import Self, override
 
+from metagym.algos.keywords import keywords_of
 from metagym.algos.learner_checkpoint import Checkpointed, resume_rng
 from metagym.algos.multi_task_checkpoint import contents, restore
 from metagym.algos.multi_task_state import Position, forget_episode, take_position
 from metagym.algos.reptile_adapt import make_learner
 from metagym.algos.reptile_env import task_vec_env
-from metagym.algos.reptile_inner import OWN_ARGUMENTS, find_learner_class
+from metagym.algos.reptile_inner import OWN_ARGUMENTS, find_learner_class, require_support
 from metagym.errors import ConfigError
 from metagym.learner_state import LearnerState
 from metagym.replay import TaskReplayBuffer
@@ -118,15 +117,14 @@ class MultiTask(Checkpointed):
     @override
     def _setup_model(self) -> None:
         self.set_random_seed(self.seed)
-        if self.env is not None and issubclass(self.learner_class, MaskablePPO) and not is_masking_supported(self.env):
-            raise ConfigError("MaskablePPO needs envs with a method action_masks(), which this env does not have")
+        require_support(self.learner_class, self.env)
         self.learner = self._new_learner(self.env)
 
     def _new_learner(self, env: VecEnv | None) -> BaseAlgorithm:
         agent: Any = self  # with all that make_learner reads
         arguments = dict(self.learner_kwargs)
         automatic = arguments.get("target_entropy", "auto") == "auto"
-        if env is None and automatic and "target_entropy" in signature(self.learner_class).parameters:
+        if env is None and automatic and "target_entropy" in keywords_of(self.learner_class).names:
             # SB3 would ask the env for the dimension.
             arguments["target_entropy"] = -float(np.prod(self.action_space.shape or ()))
         learner = make_learner(agent, env, arguments)

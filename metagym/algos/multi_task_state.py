@@ -13,7 +13,7 @@ import torch as th
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, VecTransposeImage
 
 from metagym.algos.learner_checkpoint import episode_records, restore_episode_records
 from metagym.algos.reptile_normalize import (
@@ -148,7 +148,7 @@ def _fill(buffer: Any, stored: dict[str, Array]) -> None:
 def _layers(env: Any) -> tuple[list[Any], Any]:
     """SB3's wrappers, and the outermost env with a state inside them; None if there is anything else between."""
     wrappers = []
-    while isinstance(env, VecMonitor | VecNormalize | VectorEnvAdapter):
+    while isinstance(env, VecMonitor | VecNormalize | VecTransposeImage | VectorEnvAdapter):
         wrappers.append(env)
         env = env.env if isinstance(env, VectorEnvAdapter) else env.venv
     return wrappers, env if hasattr(env, "get_state") and hasattr(env, "set_state") else None
@@ -166,7 +166,7 @@ def _env_state(env: VecEnv | None) -> dict[str, Array]:
             arrays |= {f"monitor/{name}": np.array(getattr(layer, name)) for name in MONITOR}
         elif isinstance(layer, VecNormalize):
             arrays["returns"] = layer.returns.copy()
-        elif None not in layer._seeds:
+        elif isinstance(layer, VectorEnvAdapter) and None not in layer._seeds:
             arrays["seeds"] = np.array(layer._seeds, np.int64)
     return arrays
 
@@ -187,7 +187,7 @@ def restore_env(env: VecEnv, arrays: Mapping[str, Array]) -> bool:
                 setattr(layer, name, array.copy())
         elif isinstance(layer, VecNormalize):
             layer.returns = arrays["returns"].copy()
-        else:
+        elif isinstance(layer, VectorEnvAdapter):
             layer._seeds = arrays["seeds"].tolist() if "seeds" in arrays else [None] * env.num_envs
     try:
         native.set_state(section("native", arrays))

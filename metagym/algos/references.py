@@ -67,9 +67,9 @@ class Random:
 
     def _set_spaces(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
         bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
-        if not (bounded or isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete)):
+        if not (bounded or isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)):
             raise ConfigError(
-                f"random actions need a Discrete, a MultiDiscrete or a bounded Box space, got {action_space}"
+                f"random actions need a Discrete, MultiDiscrete, MultiBinary or bounded Box space, got {action_space}"
             )
         self.observation_space, self.action_space = observation_space, action_space
         self.num_timesteps = 0
@@ -113,8 +113,10 @@ class Random:
         if isinstance(space, spaces.Discrete):
             drawn = th.randint(int(space.n), batch).numpy()
             return drawn + space.start, state
-        assert isinstance(space, spaces.Box | spaces.MultiDiscrete)
+        assert isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary)
         unit = th.rand((*batch, *space.shape), dtype=th.float64).numpy()
+        if isinstance(space, spaces.MultiBinary):
+            return (unit < 0.5).astype(space.dtype), state
         if isinstance(space, spaces.MultiDiscrete):
             return (space.start + np.floor(unit * space.nvec)).astype(space.dtype), state
         actions = space.low + unit * (space.high.astype(np.float64) - space.low)

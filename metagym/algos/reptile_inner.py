@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from inspect import Parameter, signature
 from typing import Any
 
 import sb3_contrib
@@ -17,6 +16,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from metagym.algos.keywords import keywords_of
 from metagym.errors import ConfigError
 
 __all__ = [
@@ -85,11 +85,6 @@ def find_learner_class(learner_class: Any) -> type[BaseAlgorithm]:
     return found
 
 
-def _defaults(learner_class: type[BaseAlgorithm]) -> dict[str, Any]:
-    parameters = signature(learner_class.__init__).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not Parameter.empty}
-
-
 def inner_arguments(
     learner_class: type[BaseAlgorithm], given: Mapping[str, Any], n_envs: int, timesteps: int
 ) -> dict[str, Any]:
@@ -101,10 +96,10 @@ def inner_arguments(
     own = sorted(OWN_ARGUMENTS.intersection(given))
     if own:
         raise ConfigError(f"learner_kwargs may not hold {own}: give Reptile itself those of them that it has")
-    arguments, defaults = copy.deepcopy(dict(given)), _defaults(learner_class)
-    kinds = {parameter.kind for parameter in signature(learner_class.__init__).parameters.values()}
+    arguments, keywords = copy.deepcopy(dict(given)), keywords_of(learner_class)
+    defaults = keywords.defaults
     unknown = sorted(given.keys() - defaults.keys())
-    if unknown and Parameter.VAR_KEYWORD not in kinds:
+    if unknown and not keywords.open:
         raise ConfigError(f"learner_kwargs holds {unknown}, which {learner_class.__name__} does not have")
     if "buffer_size" in defaults:
         arguments = {"buffer_size": timesteps, **_first_update(given), **arguments}
@@ -255,7 +250,7 @@ def constructor_arguments(model: BaseAlgorithm) -> dict[str, Any]:
     Raises:
         ConfigError: if the learner does not store one of its arguments.
     """
-    names = _defaults(type(model)).keys() - OWN_ARGUMENTS - {"_init_setup_model", "monitor_wrapper"}
+    names = keywords_of(type(model)).defaults.keys() - OWN_ARGUMENTS - {"_init_setup_model", "monitor_wrapper"}
     arguments: dict[str, Any] = {name: NOT_STORED[name] for name in names & NOT_STORED.keys()}
     for name in sorted(names - NOT_STORED.keys()):
         stored = next((key for key in (f"{name}_schedule", name, f"_{name}") if key in vars(model)), None)

@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import error
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import HumanRendering, OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, RecordVideo
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecTransposeImage
 
 from metagym.algos.reptile_env import check_env_kwargs
@@ -21,6 +22,8 @@ __all__ = ["TrialSource", "is_of_trials", "require_same_observations"]
 
 # Steps of a rollout over all rows, unless that is less than a trial in each.
 ROLLOUT_STEPS = 4096
+# Of a scalar env: whatever else is around it would be lost in rows of its family.
+_WITHOUT_EFFECT = (OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, HumanRendering, RecordVideo)
 _ACCEPTED = "an id of metagym's, a scalar metagym env, a metagym vector env, or an SB3 VecEnv that emits whole trials"
 
 
@@ -161,11 +164,7 @@ class TrialSource:
             return self._from_id(env, n_envs)
         if isinstance(env, gym.Env) and isinstance(env.unwrapped, TaskEnv):
             bare = env.unwrapped
-            if env.observation_space != bare.observation_space:
-                raise ConfigError(
-                    "give the scalar env without wrappers that change observations: "
-                    "RL2 adds Trial and RL2Context itself."
-                )
+            _refuse_wrappers(env)
             return vector_env_of(
                 bare.family,
                 n_envs,
@@ -230,6 +229,21 @@ def is_of_trials(env: Any) -> bool:
         return isinstance(env, VecEnv) and len(env.get_attr("episodes_per_trial")) > 0
     except (AttributeError, NotImplementedError, ConfigError):
         return False
+
+
+def _refuse_wrappers(env: Any) -> None:
+    """Refuse wrappers of a scalar env that would be lost, since what is trained in are rows of its family."""
+    lost = []
+    while isinstance(env, gym.Wrapper):
+        if not isinstance(env, _WITHOUT_EFFECT):
+            lost.append(type(env).__name__)
+        env = env.env
+    if lost:
+        raise ConfigError(
+            "give the scalar env without wrappers that change observations, actions, rewards or lengths, not in "
+            f"{', '.join(lost)}: RL2 trains in many rows of its family, and adds Trial and RL2Context itself. "
+            "`metagym.parameterize(..., wrappers=[...])` makes wrappers part of a family."
+        )
 
 
 def _name(env: Any) -> str:

@@ -1,14 +1,15 @@
 """The algorithms that RL² can be built on: one table."""
 
 import importlib
-import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from metagym.algos.keywords import require_keywords
 from metagym.errors import ConfigError
 from metagym.rollout import TrialRollouts
 
@@ -20,6 +21,7 @@ __all__ = [
     "joined",
     "learner_class_of",
     "maker_of",
+    "naming_refusals",
     "other_kind",
 ]
 
@@ -80,7 +82,7 @@ def learner_class_of(given: Any) -> tuple[type[Any], Learner]:
     named: Any = names.get(given) if isinstance(given, str) else given
     learner = _find_learner(named) if isinstance(named, type) and not issubclass(named, TrialRollouts) else None
     if learner is None:
-        shown = given.__name__ if isinstance(given, type) else repr(given)
+        shown = f"{given.__module__}.{given.__name__}" if isinstance(given, type) else repr(given)
         raise ConfigError(
             f"learner_class must be {', '.join(names)}, a subclass of one of them, or its name; not {shown}."
         )
@@ -130,11 +132,7 @@ def check_keywords(agent: Any, policy: Any, n_envs: Any, privileged: Any, kwargs
         raise ConfigError(f"policy {policy!r} is unknown; accepted are {sorted(agent.policy_aliases)}.")
     if n_envs is not None and (not isinstance(n_envs, int) or n_envs < 1):
         raise ConfigError(f"n_envs must be an integer of at least 1, not {n_envs!r}.")
-    accepted = set(inspect.signature(agent.learner_class.__init__).parameters)
-    unknown = sorted(set(kwargs) - accepted)
-    if unknown:
-        own = sorted(accepted - {"self", "policy", "env", "_init_setup_model"})
-        raise ConfigError(f"unknown keywords {unknown}; {agent.learner_class.__name__} takes {own}.")
+    require_keywords(agent.learner_class, kwargs)
 
 
 def defaults_of(
@@ -158,6 +156,20 @@ def defaults_of(
         chosen = {"share_features_extractor": False, **(given.get("policy_kwargs") or {})}
         settings["policy_kwargs"] = chosen | ({"critic_task_size": task_size} if task_size else {})
     return settings
+
+
+@contextmanager
+def naming_refusals(learner_class: type[Any], env: Any) -> Iterator[None]:
+    """Say which learner it was whose constructor refuses an env.
+
+    Raises:
+        ConfigError: in place of what SB3 asserts.
+    """
+    try:
+        yield
+    except (AssertionError, NotImplementedError) as refusal:
+        spaces = "" if env is None else f" observations {env.observation_space} and actions {env.action_space}"
+        raise ConfigError(f"{learner_class.__name__} does not support{spaces}: {refusal}") from refusal
 
 
 def maker_of(learner: Learner) -> Any:

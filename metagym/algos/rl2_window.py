@@ -29,6 +29,7 @@ from typing_extensions import Self, override
 from metagym.algos.rl2_adapted import AdaptedPolicy
 from metagym.algos.rl2_agent import RL2Agent
 from metagym.algos.rl2_env import TrialSource
+from metagym.algos.rl2_learners import naming_refusals
 from metagym.algos.rl2_window_act import WindowActor, WindowARSPolicy, play_episodes
 from metagym.algos.rl2_window_arguments import BY_NAME, ON_POLICY, check_arguments, default_window, with_extractor
 from metagym.algos.rl2_window_checkpoint import KIND, contents, restore
@@ -129,9 +130,10 @@ class WindowRL2(RL2Agent, Windows):
         self._resumed_rng: dict[str, Array] | None = None
         self._settings = copy.deepcopy(settings) | {"policy": policy, "window": self.window}
         settings["policy_kwargs"] = with_extractor(self.learner_class, settings.get("policy_kwargs"))
-        super().__init__(policy, vec_env, _init_setup_model=False, **settings)
-        if _init_setup_model:
-            self._setup_model()
+        with naming_refusals(self.learner_class, vec_env):
+            super().__init__(policy, vec_env, _init_setup_model=False, **settings)
+            if _init_setup_model:
+                self._setup_model()
 
     @override
     def _setup_model(self) -> None:

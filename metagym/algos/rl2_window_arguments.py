@@ -1,7 +1,6 @@
 """What RL² with a window is made with: learners, their keywords, and defaults."""
 
 import copy
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from metagym.algos.keywords import require_keywords
 from metagym.algos.rl2_env import TrialSource
 from metagym.errors import ConfigError
 from metagym.nets.extractors import EXTRACTORS, GRUExtractor, WindowExtractor
@@ -36,11 +36,7 @@ def check_arguments(
     for name, value in (("window", window), ("n_envs", n_envs)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ConfigError(f"{name} must be an integer of at least 1, not {value!r}.")
-    accepted = set(inspect.signature(learner_class.__init__).parameters)
-    unknown = sorted(set(kwargs) - accepted)
-    if unknown:
-        own = sorted(accepted - {"self", "policy", "env", "_init_setup_model"})
-        raise ConfigError(f"unknown keywords {unknown}; {learner_class.__name__} takes {own}.")
+    require_keywords(learner_class, kwargs)
 
 
 def default_window(source: TrialSource) -> int:

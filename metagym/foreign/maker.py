@@ -1,6 +1,7 @@
 """Making envs of somebody else's, and finding out what they are like."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from inspect import Parameter, signature
 from typing import Any
 
@@ -167,9 +168,10 @@ def _declared(success: str | None, declared: Mapping[str, Any]) -> dict[str, Arr
 
 def _random_infos(env: gym.Env[Any, Any], seed: int) -> list[dict[str, Any]]:
     infos = [env.reset(seed=seed)[1]]
-    env.action_space.seed(seed)
+    actions = deepcopy(env.action_space)  # a class of envs may share it
+    actions.seed(seed)
     for _ in range(_PROBE_STEPS):
-        _, _, terminated, truncated, info = env.step(env.action_space.sample())
+        _, _, terminated, truncated, info = env.step(actions.sample())
         infos.append(info)
         if terminated or truncated:
             break

@@ -1,6 +1,7 @@
 """Any Gymnasium env as a family of tasks, in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from keyword import iskeyword
 from typing import Any, TypeAlias
 
@@ -135,7 +136,8 @@ class ParameterizedFamily(ForeignFamily):
             if env.has_wrapper_attr("task_distribution"):
                 raise ConfigError(f"{self.name} has tasks already; see metagym.TaskDistribution.where for some of them")
             accept_spaces(self.name, env.observation_space, env.action_space)
-            self.observation_space, self.action_space = env.observation_space, env.action_space
+            # Copied: spaces have random states, and a class of envs may share them.
+            self.observation_space, self.action_space = deepcopy((env.observation_space, env.action_space))
             self.episode_length = episode_length_of(env, episode_length)
             self.info_schema, self.success_key = info_schema_of(env, success, infos)
             self.has_success = self.success_key is not None

@@ -14,6 +14,9 @@ from metagym.nets.lstm import lstm_sequence
 
 __all__ = ["PackedTrials", "RNNState", "TrialRNN"]
 
+# For single steps of fewer rows, going to the compiled loops and back costs more than they save.
+ROWS_WORTH_A_LOOP = 256
+
 RNNState: TypeAlias = tuple[th.Tensor, ...]
 """``(h,)`` of a GRU or ``(h, c)`` of an LSTM, each (layers, N, H)."""
 
@@ -104,8 +107,8 @@ class TrialRNN(nn.Module):
         return data
 
     def _cell(self, features: th.Tensor, state: RNNState, weights: tuple[th.Tensor, ...]) -> RNNState:
-        if not th.is_grad_enabled() and runs_compiled(features, *state, *weights):
-            rows = len(features)
+        rows = len(features)
+        if rows >= ROWS_WORTH_A_LOOP and not th.is_grad_enabled() and runs_compiled(features, *state, *weights):
             if self.rnn_type == "gru":
                 return (compiled_gru(features, weights, (rows,), state[0])[0][rows:],)
             after = compiled_lstm(features, weights, (rows,), (state[0], state[1]))

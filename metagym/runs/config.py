@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 
+from metagym.algos.keywords import keywords_of
 from metagym.algos.reptile_inner import OWN_ARGUMENTS, find_learner_class
 from metagym.algos.rl2_learners import learner_class_of, maker_of
 from metagym.errors import CheckpointError, ConfigError
@@ -79,10 +79,9 @@ def accepted_keywords(algo: str, learner: str | None = None) -> tuple[list[str],
         inside = _inside(learner or "PPO")
     own, inner = _named(outer), _named(inside)
     shared = inner & (OWN_ARGUMENTS | {"stats_window_size"})
-    takes_any = any(one.kind is Parameter.VAR_KEYWORD for one in signature(inside.__init__).parameters.values())
     if algo == "rl2":
         own |= shared
-    return sorted(own), None if takes_any else sorted(inner - shared)
+    return sorted(own), None if keywords_of(inside).open else sorted(inner - shared)
 
 
 def _inside(learner: Any) -> type[BaseAlgorithm]:
@@ -99,8 +98,7 @@ def _is_learner(kind: Any) -> bool:
 
 
 def _named(kind: Any) -> set[str]:
-    parameters = signature(kind.__init__).parameters.values()
-    return {one.name for one in parameters if one.kind is not Parameter.VAR_KEYWORD} - _NO_SETTINGS
+    return set(keywords_of(kind).names) - _NO_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,18 @@ REFERENCES = {
     "random": "metagym.algos.references:Random",
     "optimal": "metagym.algos.optimal:Optimal",
     "gittins": "metagym.algos.gittins:Gittins",
+    "thompson": "metagym.algos.bandit_agents:ThompsonSampling",
+    "optimistic-thompson": "metagym.algos.bandit_agents:OptimisticThompsonSampling",
+    "ucb1": "metagym.algos.bandit_agents:UCB1",
+    "bandit-epsilon-greedy": "metagym.algos.bandit_agents:EpsilonGreedyBandit",
+    "bandit-greedy": "metagym.algos.bandit_agents:GreedyBandit",
+    "psrl": "metagym.algos.mdp_agents:PSRL",
+    "opsrl": "metagym.algos.mdp_agents:OPSRL",
+    "ucrl2": "metagym.algos.mdp_agents:UCRL2",
+    "beb": "metagym.algos.mdp_agents:BEB",
+    "epsilon-greedy": "metagym.algos.mdp_agents:EpsilonGreedyMDP",
+    "greedy": "metagym.algos.mdp_agents:GreedyMDP",
+    "q-learning": "metagym.algos.mdp_agents:QLearning",
 }
 """What needs no training and is played beside learners."""
 _KINDS = {path.partition(":")[2]: algo for algo, path in ALGOS.items()} | {"WindowRL2": "rl2"}
@@ -37,7 +49,7 @@ def reference(name: str, env_id: str, env_kwargs: Mapping[str, Any], *, episodes
     """
     if name not in REFERENCES:
         raise ConfigError(f"reference {name!r} is unknown; accepted are {', '.join(sorted(REFERENCES))}")
-    options = {"episodes_per_trial": episodes} if name == "gittins" else {}
+    options = {} if name in {"random", "optimal"} else {"episodes_per_trial": episodes}
     try:
         make_family(env_id, **env_kwargs)  # names a wrong id or keyword better than a learner can
         return named_class(REFERENCES[name])(env=env_id, env_kwargs=dict(env_kwargs), **options)

@@ -105,7 +105,11 @@ def train(
     out = Path(out)
     checkpoint, final = out / "checkpoint.zip", out / "agent.zip"
     if resume:
-        agent = learner_type(config.algo).load(checkpoint, device=config.device)
+        _clear(out)
+        # A run killed before its first checkpoint has learnt nothing: it begins again.
+        agent = (
+            learner_type(config.algo).load(checkpoint, device=config.device) if checkpoint.exists() else config.build()
+        )
     else:
         if (out / "config.json").exists():
             raise ConfigError(f"{out} holds a run already; resume it (--resume) or choose another folder (--out)")
@@ -119,6 +123,12 @@ def train(
         agent.logger.close()
     agent.save(final)
     return final
+
+
+def _clear(out: Path) -> None:
+    """Remove what a process that was killed in the middle of a write has left."""
+    for partial in out.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def _learn(agent: Any, config: RunConfig, checkpoint: Path, seconds: float, progress_bar: bool) -> None:

@@ -61,9 +61,17 @@ def test_random_learns_nothing_and_passes_its_state_on():
     assert learner.predict(np.zeros(4, np.float32), state="memory")[1] == "memory"
 
 
-@pytest.mark.parametrize("space", [spaces.Box(-np.inf, np.inf, (2,)), spaces.MultiBinary(3)])
+def test_binary_actions_are_fair_coins():
+    actions, _ = Random.of_spaces(VIEW, spaces.MultiBinary(3)).predict(np.zeros((4000, *VIEW.shape), VIEW.dtype))
+    assert actions.shape == (4000, 3)
+    assert actions.dtype == np.int8
+    # Standard deviation of the mean: 0.0079.
+    assert np.abs(actions.mean(axis=0) - 0.5).max() < 0.032
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-np.inf, np.inf, (2,)), spaces.Text(3)])
 def test_spaces_without_a_uniform_distribution_are_refused(space):
-    with pytest.raises(ConfigError, match="Discrete or a bounded Box"):
+    with pytest.raises(ConfigError, match="MultiBinary or bounded Box"):
         Random.of_spaces(VIEW, space)
 
 

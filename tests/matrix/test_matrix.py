@@ -6,35 +6,11 @@ A plain run takes each learner with each method twice, and PPO, DQN and SAC with
 import re
 
 import pytest
-from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
 
 from metagym.errors import ConfigError
 from tests.matrix.cycles import make, run
 from tests.matrix.support import IMAGES, LEARNERS, METHODS, REFUSED, SUPPORTED, Cell
-
-# What fails today, with the reason.
-FAILS = [
-    (
-        lambda cell: cell.action == "multi_binary" and cell.observation != "dict",
-        "evaluate: Random does not draw MultiBinary actions",
-    ),
-    (
-        lambda cell: (cell.method, cell.observation) == ("JointTraining", "image_last"),
-        "JointTraining forgets the env's state where SB3 put a VecTransposeImage around it",
-    ),
-]
-NOT_REFUSED = [
-    (lambda cell: cell.method == "RL2" and "PPO" not in cell.learner.__name__, "RL2 lets SB3's assertion through"),
-    (
-        lambda cell: (
-            cell[1::2] == (RecurrentPPO, "multi_binary")
-            and cell.method not in {"Reptile", "RL2"}
-            and cell._replace(action="box") in SUPPORTED
-        ),
-        "only Reptile refuses what RecurrentPPO fails on",
-    ),
-]  # fmt: skip
 
 
 def covering():
@@ -52,13 +28,8 @@ def covering():
 PLAIN = covering()
 
 
-def parameters(cells, known, plain):
-    return [pytest.param(cell, marks=marks_of(cell, known, plain), id=str(cell)) for cell in cells]
-
-
-def marks_of(cell, known, plain):
-    failing = [pytest.mark.xfail(strict=True, reason=reason) for holds, reason in known if holds(cell)]
-    return failing[:1] + ([] if cell in plain else [pytest.mark.slow])
+def parameters(cells, plain):
+    return [pytest.param(cell, marks=[] if cell in plain else pytest.mark.slow, id=str(cell)) for cell in cells]
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +37,7 @@ def _no_waiting_for_disks(monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-@pytest.mark.parametrize("cell", parameters(SUPPORTED, FAILS, PLAIN))
+@pytest.mark.parametrize("cell", parameters(SUPPORTED, PLAIN))
 def test_a_cell_trains_saves_loads_goes_on_adapts_acts_and_is_evaluated(cell, tmp_path):
     run(cell, tmp_path)
 
@@ -81,7 +52,7 @@ NAMES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("cell", parameters(REFUSED, NOT_REFUSED, {cell for cell in REFUSED if is_plain_refusal(cell)}))
+@pytest.mark.parametrize("cell", parameters(REFUSED, {cell for cell in REFUSED if is_plain_refusal(cell)}))
 def test_what_is_not_supported_is_refused_by_name(cell):
     """The message names the learner, and a space or the policy that it would need."""
     with pytest.raises(ConfigError) as refusal:

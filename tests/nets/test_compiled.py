@@ -105,7 +105,13 @@ def test_a_sequence_has_the_same_bits_in_any_company(kind, rows):
     assert th.equal(together[:, :rows], apart)
 
 
+@pytest.fixture
+def every_step_compiled(monkeypatch):
+    monkeypatch.setattr("metagym.nets.recurrent.ROWS_WORTH_A_LOOP", 1)
+
+
 @kinds
+@pytest.mark.usefixtures("every_step_compiled")
 def test_a_walk_in_single_steps_gives_the_bits_of_the_sequence(kind):
     th.manual_seed(0)
     rnn = TrialRNN(kind, 7, 20, 2)
@@ -120,6 +126,7 @@ def test_a_walk_in_single_steps_gives_the_bits_of_the_sequence(kind):
 
 
 @kinds
+@pytest.mark.usefixtures("every_step_compiled")
 def test_steps_follow_weights_that_change_behind_autograds_back(kind):
     th.manual_seed(0)
     rnn = TrialRNN(kind, 3, 4, 1)
@@ -134,6 +141,20 @@ def test_steps_follow_weights_that_change_behind_autograds_back(kind):
 
 
 @kinds
+def test_single_steps_of_few_and_of_many_rows_agree(kind):
+    th.manual_seed(0)
+    rnn = TrialRNN(kind, 3, 4, 2)
+    features, state = th.randn(300, 3), tuple(th.randn(2, 300, 4) for _ in rnn.zero_state(1))
+    with th.no_grad():
+        out, after = rnn.step(features, state)
+        few, after_few = rnn.step(features[:2], tuple(part[:, :2] for part in state))
+    th.testing.assert_close(out[:2], few, atol=1e-6, rtol=0)
+    for part, part_few in zip(after, after_few, strict=True):
+        th.testing.assert_close(part[:, :2], part_few, atol=1e-6, rtol=0)
+
+
+@kinds
+@pytest.mark.usefixtures("every_step_compiled")
 def test_a_walk_does_not_change_the_state_it_started_from(kind):
     rnn = TrialRNN(kind, 3, 4, 1)
     state = rnn.zero_state(2)
