@@ -73,11 +73,15 @@ class Job:
 
 
 class Journal(BaseCallback):
-    """Writes a line of progress and a checkpoint now and then, and adds up the time of all sittings."""
+    """Writes a line of progress and a checkpoint now and then, and adds up the time of all sittings.
+
+    It also lets the entropy bonus fall to zero, linearly, as the learning rate falls by its schedule.
+    """
 
     def __init__(self, job: Job, *, seconds_between: float = 20.0) -> None:
         super().__init__()
         self._log, self._checkpoint = job.path(".jsonl"), job.path(".zip")
+        self._entropy, self._steps = CELLS[job.cell].entropy, job.steps
         self._between = seconds_between
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         self._before = json.loads(lines[-1]) if lines else {"seconds": 0.0, "processor_seconds": 0.0}
@@ -92,6 +96,10 @@ class Journal(BaseCallback):
         if time.perf_counter() - self._last > self._between:
             self.write()
         return True
+
+    @override
+    def _on_rollout_end(self) -> None:
+        self.model.ent_coef = self._entropy * max(0.0, 1.0 - self.num_timesteps / self._steps)  # type: ignore[attr-defined]
 
     @override
     def _on_training_end(self) -> None:

@@ -105,11 +105,7 @@ def train(
     out = Path(out)
     checkpoint, final = out / "checkpoint.zip", out / "agent.zip"
     if resume:
-        _clear(out)
-        # A run killed before its first checkpoint has learnt nothing: it begins again.
-        agent = (
-            learner_type(config.algo).load(checkpoint, device=config.device) if checkpoint.exists() else config.build()
-        )
+        agent = _resumed(config, out, checkpoint)
     else:
         if (out / "config.json").exists():
             raise ConfigError(f"{out} holds a run already; resume it (--resume) or choose another folder (--out)")
@@ -125,10 +121,14 @@ def train(
     return final
 
 
-def _clear(out: Path) -> None:
-    """Remove what a process that was killed in the middle of a write has left."""
+def _resumed(config: RunConfig, out: Path, checkpoint: Path) -> Any:
+    """The learner of a run that was stopped; what a kill in the middle of a write has left is removed."""
+    RunConfig.read(out)
     for partial in out.glob(".*.partial"):
         partial.unlink(missing_ok=True)
+    if checkpoint.exists():
+        return learner_type(config.algo).load(checkpoint, device=config.device)
+    return config.build()  # killed before its first checkpoint, it has learnt nothing
 
 
 def _learn(agent: Any, config: RunConfig, checkpoint: Path, seconds: float, progress_bar: bool) -> None:
