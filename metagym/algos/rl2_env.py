@@ -24,7 +24,10 @@ __all__ = ["TrialSource", "is_of_trials", "require_same_observations"]
 ROLLOUT_STEPS = 4096
 # Of a scalar env: whatever else is around it would be lost in rows of its family.
 _WITHOUT_EFFECT = (OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, HumanRendering, RecordVideo)
-_ACCEPTED = "an id of metagym's, a scalar metagym env, a metagym vector env, or an SB3 VecEnv that emits whole trials"
+_ACCEPTED = (
+    "an id of metagym's, a scalar metagym env, a metagym vector env, or an SB3 VecEnv that emits whole trials "
+    "(metagym.parameterize makes a family of any other environment)"
+)
 
 
 @dataclass
