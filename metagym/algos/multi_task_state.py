@@ -87,8 +87,8 @@ def restore_position(learner: BaseAlgorithm, meta: Mapping[str, Any], arrays: Ma
     set_generator_state(learner.action_space.np_random, meta["action_rng"])
     restore_episode_records(learner, meta)
     if "starts" in arrays:
-        learner._last_obs = _joined_parts("observation", arrays)
-        learner._last_original_obs = _joined_parts("original", arrays)
+        learner._last_obs = _laid_out(learner.env, _joined_parts("observation", arrays))
+        learner._last_original_obs = _laid_out(learner.env, _joined_parts("original", arrays))
         learner._last_episode_starts = arrays["starts"]
     if memory := section("memory", arrays):
         pi_h, pi_c, vf_h, vf_c = (th.tensor(memory[str(index)], device=learner.device) for index in range(4))
@@ -207,6 +207,20 @@ def _named_parts(prefix: str, observation: Any) -> dict[str, Array]:
 def _joined_parts(prefix: str, arrays: Mapping[str, Array]) -> Any:
     parts = section(prefix, arrays)
     return parts.get("", parts or None)
+
+
+def _laid_out(env: VecEnv | None, observation: Any) -> Any:
+    """Observations with their axes in memory as the env has them: convolutions round differently else."""
+    layer = next((layer for layer in _layers(env)[0] if isinstance(layer, VecTransposeImage) and not layer.skip), None)
+    if layer is None or observation is None:
+        return observation
+    if isinstance(observation, dict):
+        return observation | {key: _channels_last_in_memory(observation[key]) for key in layer.image_space_keys}
+    return _channels_last_in_memory(observation)
+
+
+def _channels_last_in_memory(images: Array) -> Array:
+    return VecTransposeImage.transpose_image(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
 
 
 def _plain_number(value: Any) -> int | float:

@@ -173,7 +173,7 @@ class TrialRollouts(OnPolicyAlgorithm):
             raise ConfigError(f"rollouts of trials need arrays of observations, not {type(obs).__name__}.")
         with th.no_grad():
             chosen, values, log_probs, memory = self.policy.step(
-                obs_as_tensor(obs, self.device),
+                obs_as_tensor(_contiguous(obs), self.device),
                 self._memory,
                 th.as_tensor(starts, device=self.device) if starts.any() else None,
                 tasks=self._tasks,
@@ -265,3 +265,10 @@ def _named(observations: Any) -> dict[str, Array]:
     if not isinstance(observations, dict):
         return {_LAST_OBS: observations.copy()}
     return prefixed(_LAST_OBS, {key: values.copy() for key, values in observations.items()})
+
+
+def _contiguous(obs: Any) -> Any:
+    """Transposed images as new arrays: convolutions round differently where axes lie otherwise in memory."""
+    if isinstance(obs, dict):
+        return {key: np.ascontiguousarray(part) for key, part in obs.items()}
+    return np.ascontiguousarray(obs)
