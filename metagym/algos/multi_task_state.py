@@ -220,7 +220,7 @@ def _laid_out(env: VecEnv | None, observation: Any) -> Any:
 
 
 def _channels_last_in_memory(images: Array) -> Array:
-    return VecTransposeImage.transpose_image(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
+    return VecTransposeImage.transpose_image(np.moveaxis(images, 1, -1).copy())
 
 
 def _plain_number(value: Any) -> int | float:

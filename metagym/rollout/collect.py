@@ -268,7 +268,10 @@ def _named(observations: Any) -> dict[str, Array]:
 
 
 def _contiguous(obs: Any) -> Any:
-    """Transposed images as new arrays: convolutions round differently where axes lie otherwise in memory."""
+    """Images with their axes in order in memory: convolutions round differently where axes lie otherwise.
+
+    Copied, since an axis of length 1 may have any stride for NumPy, which PyTorch then takes for another order.
+    """
     if isinstance(obs, dict):
-        return {key: np.ascontiguousarray(part) for key, part in obs.items()}
-    return np.ascontiguousarray(obs)
+        return {key: part.copy() if part.ndim == 4 else part for key, part in obs.items()}
+    return obs.copy() if obs.ndim == 4 else obs
