@@ -300,7 +300,9 @@ def reset_running_state(model: BaseAlgorithm) -> None:
     state.update((counter, 0) for counter in ("_n_updates", "_n_calls") if counter in state)
     for online, target in (("q_net", "q_net_target"), ("quantile_net", "quantile_net_target")):
         if target in state:
-            state[target].load_state_dict(state[online].state_dict())
+            with th.no_grad():
+                for part, same in zip(_tensors_of(state[target]), _tensors_of(state[online]), strict=True):
+                    part.copy_(same)
     if "exploration_schedule" in state:
         state["exploration_rate"] = state["exploration_schedule"](1.0)
     if model.action_noise is not None:
@@ -308,6 +310,10 @@ def reset_running_state(model: BaseAlgorithm) -> None:
     # Masked at a run's start by a product with zero, which would not forget what is not finite.
     for tensor in chain.from_iterable(state.get("_last_lstm_states") or ()):
         tensor.zero_()
+
+
+def _tensors_of(net: th.nn.Module) -> Iterator[th.Tensor]:
+    return chain(net.parameters(), net.buffers())
 
 
 def _empty_replay_buffer(buffer: BaseBuffer | None) -> None:

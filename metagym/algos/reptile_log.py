@@ -34,11 +34,13 @@ class EpisodeReturns(BaseCallback):
     @override
     def _on_step(self) -> bool:
         dones = self.locals.get("dones")
-        if dones is None or not dones.any():
+        rows = () if dones is None else dones.nonzero()[0].tolist()
+        if not rows:
             return True
-        for row in np.flatnonzero(dones).tolist():
+        infos = self.locals["infos"]
+        for row in rows:
             self.num_episodes += 1
-            episode = self.locals["infos"][row].get("episode")
+            episode = infos[row].get("episode")
             if episode is not None:
                 self.last[row] = float(episode["r"])
                 self.first.setdefault(row, self.last[row])

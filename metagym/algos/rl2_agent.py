@@ -24,6 +24,7 @@ from metagym.algos.learner_checkpoint import (
     restore_episode_records,
     resume_rng,
 )
+from metagym.algos.pretrained import pretrained_path
 from metagym.algos.reptile_env import is_builtin
 from metagym.algos.rl2_adapted import AdaptedPolicy
 from metagym.algos.rl2_env import TrialSource, require_same_observations
@@ -241,6 +242,20 @@ class RL2Agent(BaseAlgorithm):
             agent._restore(meta, arrays)
             agent._resumed_rng = section("rng", arrays)
         return agent
+
+    @classmethod
+    def from_pretrained(cls, name: str, env: Any = None, device: th.device | str = "auto") -> Self:
+        """An agent that ships with metagym, trained.
+
+        Args:
+            name: which; `metagym.algos.pretrained` lists them, with their families, seeds and scores.
+            env: as for `load`.
+            device: where to put the networks.
+
+        Raises:
+            ConfigError: if there is none of this name, or the env does not fit.
+        """
+        return cls.load(pretrained_path(name), env, device)
 
     @classmethod
     def _kind(cls) -> str:

@@ -1,0 +1,70 @@
+"""Trains the agents that ship with metagym, measures them and writes them into the package.
+
+    python -m benchmarks.pretrained            # seed 0 of each cell; runs that `benchmarks.rl2_bandits` kept are taken
+
+An agent is the final weights of one training, whatever it scored. The package holds what predicts and learns on.
+"""
+
+import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rl2_bandits import ENV_ID, WORK, Job, run
+from benchmarks.rl2_settings import CELLS
+from metagym.files import replacing
+
+PACKAGE = Path(__file__).resolve().parents[1] / "metagym" / "pretrained"
+COLUMN = "exchangeable, expected regret"
+SEED = 0
+
+
+def entry_of(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    """What the index says of an agent."""
+    cell = CELLS[job.cell]
+    return {
+        "env_id": ENV_ID, "env_kwargs": {"num_arms": cell.arms}, "episodes_per_trial": cell.pulls,
+        "command": f"python -m benchmarks.pretrained --cells {job.cell}", "seed": job.seed, "steps": result["steps"],
+        "score": result["test"]["score"], "error": result["test"]["score_error"], "limit": cell.limit,
+        "tasks": job.tasks,
+    }  # fmt: skip
+
+
+def write(jobs: Sequence[Job], results: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Copy the checkpoints, and add them to the index."""
+    index = folder / "index.json"
+    entries = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
+    for job, result in zip(jobs, results, strict=True):
+        with replacing(folder / f"{job.cell}.zip") as partial:
+            partial.write_bytes((job.work / result["checkpoint"]).read_bytes())
+        entries[job.cell] = entry_of(job, result)
+    with replacing(index) as partial:
+        partial.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Train, measure, write and print."""
+    arguments = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    arguments.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS)[:6])
+    arguments.add_argument("--tasks", type=int, default=10_000)
+    arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--work", type=Path, default=WORK)
+    arguments.add_argument("--out", type=Path, default=PACKAGE)
+    given = arguments.parse_args()
+    jobs = [
+        Job(cell=cell, column=COLUMN, seed=SEED, scale=1.0, tasks=given.tasks, work=given.work) for cell in given.cells
+    ]
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
+        results = list(pool.map(run, jobs))
+    given.out.mkdir(parents=True, exist_ok=True)
+    write(jobs, results, given.out)
+    for job, result in zip(jobs, results, strict=True):
+        score, limit = result["test"]["score"], CELLS[job.cell].limit
+        print(f"{job.cell}: {score:.3f} of {limit:.3f}, {score / limit:.2%}")
+
+
+if __name__ == "__main__":
+    main()
