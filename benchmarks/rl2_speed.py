@@ -265,9 +265,10 @@ def main() -> None:
     """Measure, store and print."""
     made = parser(__doc__, "rl2_speed")
     made.add_argument("--quick", action="store_true", help="one small setting, one epoch, once: to see that it runs")
+    made.add_argument("--repetitions", type=int, default=REPETITIONS)
     args = made.parse_args()
     th.set_num_threads(1)
-    epochs, repetitions = (1, 1) if args.quick else (EPOCHS, REPETITIONS)
+    epochs, repetitions = (1, 1) if args.quick else (EPOCHS, args.repetitions)
     settings = [(8, 64)] if args.quick else [(trials, units) for units in UNITS for trials in TRIALS]
     timed(rl2(8, 8, 1), True, 8 * PULLS)  # what is compiled comes from the cache, or into it
     few, many = (16, 32) if args.quick else (128, 512)

@@ -141,8 +141,8 @@ class TaskVectorEnv(RowsVectorEnv):
         if isinstance(tasks, Task) or len(tasks) != len(rows):
             given = "one Task" if isinstance(tasks, Task) else f"{len(tasks)}"
             raise ConfigError(f"set_tasks needs a list of one task (or None) for each of {len(rows)} rows, got {given}")
-        given = {id(task): task for task in tasks}  # one task is often given to many rows
-        own = {key: None if task is None else self.coerce(task) for key, task in given.items()}
+        distinct = {id(task): task for task in tasks}  # one task is often given to many rows
+        own = {key: None if task is None else self.coerce(task) for key, task in distinct.items()}
         coerced = [own[id(task)] for task in tasks]
         pinned = [(row, task) for row, task in zip(rows.tolist(), coerced, strict=True) if task is not None]
         self._rows.unpin(np.array([row for row, task in zip(rows.tolist(), coerced, strict=True) if task is None], int))
