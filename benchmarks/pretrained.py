@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.rl2_bandits import ENV_ID, WORK, Job, run
 from benchmarks.rl2_settings import CELLS
 from metagym.files import replacing
+from metagym.saving import read_archive, write_archive
 
 PACKAGE = Path(__file__).resolve().parents[1] / "metagym" / "pretrained"
 COLUMN = "exchangeable, expected regret"
@@ -34,12 +35,14 @@ def entry_of(job: Job, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(jobs: Sequence[Job], results: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Copy the checkpoints, and add them to the index."""
+    """Copy the checkpoints, without the trials that were being played, and add them to the index."""
     index = folder / "index.json"
     entries = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
     for job, result in zip(jobs, results, strict=True):
         with replacing(folder / f"{job.cell}.zip") as partial:
-            partial.write_bytes((job.work / result["checkpoint"]).read_bytes())
+            meta, arrays = read_archive(job.work / result["checkpoint"])
+            kept = {name: array for name, array in arrays.items() if not name.startswith(("env/", "rollout/"))}
+            write_archive(partial, meta=meta, arrays=kept)
         entries[job.cell] = entry_of(job, result)
     with replacing(index) as partial:
         partial.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n", encoding="utf-8")

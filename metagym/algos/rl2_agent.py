@@ -245,7 +245,7 @@ class RL2Agent(BaseAlgorithm):
 
     @classmethod
     def from_pretrained(cls, name: str, env: Any = None, device: th.device | str = "auto") -> Self:
-        """An agent that ships with metagym, trained.
+        """An agent that ships with metagym, trained. What it learns further begins with new trials.
 
         Args:
             name: which; `metagym.algos.pretrained` lists them, with their families, seeds and scores.
@@ -255,7 +255,9 @@ class RL2Agent(BaseAlgorithm):
         Raises:
             ConfigError: if there is none of this name, or the env does not fit.
         """
-        return cls.load(pretrained_path(name), env, device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The state of this training env was not saved")
+            return cls.load(pretrained_path(name), env, device)
 
     @classmethod
     def _kind(cls) -> str:
