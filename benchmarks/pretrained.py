@@ -6,7 +6,6 @@ An agent is the final weights of one training, whatever it scored. The package h
 """
 
 import json
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,6 +14,7 @@ from typing import Any
 
 from benchmarks.rl2_bandits import ENV_ID, WORK, Job, run
 from benchmarks.rl2_settings import CELLS
+from benchmarks.stored import parser, store
 from metagym.files import replacing
 from metagym.saving import read_archive, write_archive
 
@@ -34,8 +34,8 @@ def entry_of(job: Job, result: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write(jobs: Sequence[Job], results: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Copy the checkpoints, without the trials that were being played, and add them to the index."""
+def write(jobs: Sequence[Job], results: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """Copy the checkpoints, without the trials that were being played; returns the index with them."""
     index = folder / "index.json"
     entries = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
     for job, result in zip(jobs, results, strict=True):
@@ -46,27 +46,45 @@ def write(jobs: Sequence[Job], results: Sequence[dict[str, Any]], folder: Path) 
         entries[job.cell] = entry_of(job, result)
     with replacing(index) as partial:
         partial.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n", encoding="utf-8")
+    return dict(sorted(entries.items()))
+
+
+def render(index: dict[str, Any]) -> str:
+    """The table of docs/learners.md."""
+    lines = ["| name | steps | return of a trial | limit | % of the limit |", "|---" * 5 + "|"]
+    for name in (name for name in CELLS if name in index):
+        one = index[name]
+        digits = 3 if one["episodes_per_trial"] == 10 else 2
+        lines.append(
+            f"| `{name}` | {one['steps'] / 1e6:.1f}M | {one['score']:.{digits}f} ± {1.96 * one['error']:.{digits}f} "
+            f"| {one['limit']:.{digits}f} | {one['score'] / one['limit']:.2%} |"
+        )
+    tasks = max(one["tasks"] for one in index.values())
+    lines += [
+        "",
+        f"One training each, seed {SEED}, whatever it scored; final weights, sampled actions, {tasks:,} held-out "
+        "tasks, ± 95 % CI over tasks. The limit is the Bayes optimum, from 100 pulls on that of Gittins indices; means "
+        "of that many tasks lie around it.",
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Train, measure, write and print."""
-    arguments = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    arguments = parser(__doc__, "pretrained")
     arguments.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS)[:6])
     arguments.add_argument("--tasks", type=int, default=10_000)
     arguments.add_argument("--workers", type=int, default=2)
     arguments.add_argument("--work", type=Path, default=WORK)
-    arguments.add_argument("--out", type=Path, default=PACKAGE)
+    arguments.add_argument("--package", type=Path, default=PACKAGE)
     given = arguments.parse_args()
     jobs = [
         Job(cell=cell, column=COLUMN, seed=SEED, scale=1.0, tasks=given.tasks, work=given.work) for cell in given.cells
     ]
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
         results = list(pool.map(run, jobs))
-    given.out.mkdir(parents=True, exist_ok=True)
-    write(jobs, results, given.out)
-    for job, result in zip(jobs, results, strict=True):
-        score, limit = result["test"]["score"], CELLS[job.cell].limit
-        print(f"{job.cell}: {score:.3f} of {limit:.3f}, {score / limit:.2%}")
+    given.package.mkdir(parents=True, exist_ok=True)
+    store(write(jobs, results, given.package), given.out, render)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def accepted_keywords(algo: str, learner: str | None = None) -> tuple[list[str],
         outer = maker_of(row) or outer
     else:
         inside = _inside(learner or "PPO")
-    own, inner = _named(outer), _named(inside)
+    own, inner = _named(outer), set(keywords_of(inside).names) - _NO_SETTINGS
     shared = inner & (OWN_ARGUMENTS | {"stats_window_size"})
     if algo == "rl2":
         own |= shared
@@ -98,7 +99,8 @@ def _is_learner(kind: Any) -> bool:
 
 
 def _named(kind: Any) -> set[str]:
-    return set(keywords_of(kind).names) - _NO_SETTINGS
+    parameters = signature(kind.__init__).parameters.values()
+    return {one.name for one in parameters if one.kind is not Parameter.VAR_KEYWORD} - _NO_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
