@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.rl2_bandits import tested
+from benchmarks import rl2_bandits
 from benchmarks.rl2_settings import CELLS
 from metagym.algos import RL2
 from metagym.algos.pretrained import pretrained, pretrained_path
@@ -34,7 +34,7 @@ def test_an_agent_is_a_small_file_of_the_steps_that_the_index_says(name):
 @pytest.mark.parametrize("name", ["bandit-k10-n10", pytest.param("bandit-k10-n100", marks=pytest.mark.slow)])
 def test_an_agent_scores_what_the_index_says(name):
     entry = pretrained()[name]
-    found = tested(RL2.from_pretrained(name, device="cpu"), CELLS[name], 2000)
+    found = rl2_bandits.tested(RL2.from_pretrained(name, device="cpu"), CELLS[name], 2000)
     assert abs(found["score"] - entry.score) < 4.0 * (found["score_error"] ** 2 + entry.error**2) ** 0.5
 
 
