@@ -4,6 +4,7 @@ A checkpoint is one archive of `metagym.saving`. Its ``meta["kind"]`` says which
 arguments of the constructor, counters and arrays, each part under a prefix of its own.
 """
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -220,13 +221,13 @@ class Checkpointed(BaseAlgorithm):
         del meta, stored, arrays
         return env
 
+    @abstractmethod
     def _contents(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """What further training depends on besides the arguments: what JSON can express, and arrays."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _restore(self, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         """Put back what `_contents` returned, in a learner made of the same arguments. Called by `load` itself."""
-        raise NotImplementedError
 
     @classmethod
     def _rebuild(cls, meta: Mapping[str, Any], stored: dict[str, Any], env: Any, device: th.device | str) -> Self:

@@ -33,7 +33,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from typing_extensions import Self, override
 
-from metagym.algos.rl2_adapted import AdaptedPolicy, play_episodes
+from metagym.algos.rl2_adapted import copy_policy
 from metagym.algos.rl2_agent import RL2Agent
 from metagym.algos.rl2_checkpoint import KIND, contents, restore
 from metagym.algos.rl2_env import TrialSource
@@ -224,8 +224,8 @@ class RL2(RL2Agent, TrialRollouts):
             self._credits_in(vec_env)
 
     @override
-    def _play_episodes(self, task: Any, episodes: int, *, deterministic: bool, seed: int | None) -> AdaptedPolicy:
-        return play_episodes(self, task, episodes, deterministic=deterministic, seed=seed)
+    def copied_policy(self) -> TrialActorCriticPolicy:
+        return copy_policy(self.policy)
 
     @override
     def save(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-import torch as th
+from stable_baselines3.common.utils import set_random_seed
 
 from metagym.algos.rl2_env import TrialSource, require_same_observations
 from metagym.engine import TaskEnv
@@ -16,7 +16,7 @@ from metagym.nets import TrialActorCriticPolicy
 from metagym.tasks import Task
 from metagym.types import Array
 
-__all__ = ["AdaptedPolicy", "play_episodes"]
+__all__ = ["AdaptedPolicy", "Adapting", "copy_policy", "play_episodes"]
 
 # Longer than any trial: the env returned beside the policy goes on for as long as somebody plays.
 ENDLESS = 2**40
@@ -73,13 +73,17 @@ class AdaptedPolicy:
         return action, self.state
 
 
-class _Agent(Protocol):
-    policy: TrialActorCriticPolicy
+class Adapting(Protocol):
+    """What plays episodes of one task: an agent of trials."""
+
     _source: TrialSource
+
+    def copied_policy(self) -> Any:
+        """A copy of what acts: called ``predict(observation, state, episode_start, deterministic)``."""
 
 
 def play_episodes(
-    agent: _Agent,
+    agent: Adapting,
     task: Task | Mapping[str, Any] | gym.Env[Any, Any],
     episodes: int,
     *,
@@ -91,9 +95,9 @@ def play_episodes(
     require_same_observations(env, agent)
     with preserved_rng():
         if seed is not None:
-            th.manual_seed(seed)
+            set_random_seed(seed)
         observation, _ = env.reset(seed=seed)
-        adapted = AdaptedPolicy(_copy_policy(agent.policy), env, observation)
+        adapted = AdaptedPolicy(agent.copied_policy(), env, observation)
         returns: list[float] = []
         while len(returns) < episodes:
             action, _ = adapted.predict(adapted.observation, deterministic=deterministic)
@@ -114,7 +118,8 @@ def _env_of(source: TrialSource, task: Task | Mapping[str, Any] | gym.Env[Any, A
     return source.wrap(task.unwrapped, ENDLESS)  # type: ignore[no-any-return]
 
 
-def _copy_policy(policy: TrialActorCriticPolicy) -> TrialActorCriticPolicy:
+def copy_policy(policy: TrialActorCriticPolicy) -> TrialActorCriticPolicy:
+    """A copy of a recurrent policy, without its optimiser."""
     # A distribution left over from training holds tensors of a graph, which cannot be copied.
     vars(policy.action_dist).pop("distribution", None)
     optimizer, policy.optimizer = policy.optimizer, None  # type: ignore[assignment]

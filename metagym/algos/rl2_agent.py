@@ -5,6 +5,7 @@ RL² with a memory and RL² with a window learn differently, and are used alike:
 """
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from metagym.algos.learner_checkpoint import (
 )
 from metagym.algos.pretrained import pretrained_path
 from metagym.algos.reptile_env import is_builtin
-from metagym.algos.rl2_adapted import AdaptedPolicy
+from metagym.algos.rl2_adapted import AdaptedPolicy, play_episodes
 from metagym.algos.rl2_env import TrialSource, require_same_observations
 from metagym.errors import CheckpointError, ConfigError
 from metagym.learner_state import flatten_state, load_state, preserved_rng
@@ -158,10 +159,11 @@ class RL2Agent(BaseAlgorithm):
             episodes = self._source.episodes_per_trial
         if not isinstance(episodes, int) or isinstance(episodes, bool) or episodes < 1:
             raise ConfigError(f"episodes must be an integer of at least 1, not {episodes!r}.")
-        return self._play_episodes(task, episodes, deterministic=deterministic, seed=seed)
+        return play_episodes(self, task, episodes, deterministic=deterministic, seed=seed)
 
-    def _play_episodes(self, task: Any, episodes: int, *, deterministic: bool, seed: int | None) -> AdaptedPolicy:
-        raise NotImplementedError
+    @abstractmethod
+    def copied_policy(self) -> Any:
+        """A copy of what acts within trials, with the interface of SB3's recurrent policies."""
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -260,18 +262,18 @@ class RL2Agent(BaseAlgorithm):
             return cls.load(pretrained_path(name), env, device)
 
     @classmethod
+    @abstractmethod
     def _kind(cls) -> str:
         """What a checkpoint says it is of."""
-        raise NotImplementedError
 
     @classmethod
     def _other_kind(cls, kind: Any) -> Any:
         """The class that loads checkpoints of another kind in place of this one, or None."""
         del kind
 
+    @abstractmethod
     def _restore(self, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         """Put back what this kind of agent stores besides. Called by `load` itself."""
-        raise NotImplementedError
 
     def _set_counters(self, stored: Mapping[str, Any]) -> None:
         if unknown := sorted(set(stored) - set(self.stored_counters)):

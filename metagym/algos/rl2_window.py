@@ -26,11 +26,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from typing_extensions import Self, override
 
-from metagym.algos.rl2_adapted import AdaptedPolicy
 from metagym.algos.rl2_agent import RL2Agent
 from metagym.algos.rl2_env import TrialSource
 from metagym.algos.rl2_learners import naming_refusals
-from metagym.algos.rl2_window_act import WindowActor, WindowARSPolicy, play_episodes
+from metagym.algos.rl2_window_act import WindowActor, WindowARSPolicy, copy_policy
 from metagym.algos.rl2_window_arguments import BY_NAME, ON_POLICY, check_arguments, default_window, with_extractor
 from metagym.algos.rl2_window_checkpoint import KIND, contents, restore
 from metagym.algos.rl2_window_collect import ARSWindows, OffPolicyWindows, OnPolicyWindows, Windows
@@ -212,8 +211,8 @@ class WindowRL2(RL2Agent, Windows):
         )
 
     @override
-    def _play_episodes(self, task: Any, episodes: int, *, deterministic: bool, seed: int | None) -> AdaptedPolicy:
-        return play_episodes(self, task, episodes, deterministic=deterministic, seed=seed)
+    def copied_policy(self) -> WindowActor:
+        return WindowActor(copy_policy(self.policy), self.window_space, self.current_exploration)
 
     @override
     def save(self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:

@@ -1,32 +1,25 @@
 """Acting with a window: the policy that holds one between calls, and the vector env that makes them."""
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.ars.policies import ARSPolicy
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from typing_extensions import override
 
-from metagym.algos.rl2_adapted import ENDLESS, AdaptedPolicy
-from metagym.algos.rl2_env import TrialSource, require_same_observations
-from metagym.engine import TaskEnv
 from metagym.errors import ConfigError
-from metagym.learner_state import preserved_rng
 from metagym.nets.extractors import GRUExtractor
-from metagym.tasks import Task
 from metagym.types import Array, Bool
 from metagym.wrappers.window import THERE, WindowSpace, entries_of, no_windows, on_parts, pushed
 
-__all__ = ["WindowARSPolicy", "WindowActor", "WindowVecEnv", "play_episodes"]
+__all__ = ["WindowARSPolicy", "WindowActor", "WindowVecEnv", "copy_policy"]
 
 
 class WindowActor:
@@ -191,54 +184,8 @@ class WindowARSPolicy(ARSPolicy):
         return kind(self.observation_space, **kwargs)
 
 
-class _Agent(Protocol):
-    policy: BasePolicy
-    window_space: spaces.Box | WindowSpace
-    _source: TrialSource
-
-    @property
-    def current_exploration(self) -> float: ...
-
-
-def play_episodes(
-    agent: _Agent,
-    task: Task | Mapping[str, Any] | gym.Env[Any, Any],
-    episodes: int,
-    *,
-    deterministic: bool,
-    seed: int | None,
-) -> AdaptedPolicy:
-    """Play episodes of one task with a copy of the agent's policy, and leave everything else as it was."""
-    env = _env_of(agent._source, task)
-    require_same_observations(env, agent)
-    with preserved_rng():
-        if seed is not None:
-            set_random_seed(seed)
-        observation, _ = env.reset(seed=seed)
-        actor: Any = WindowActor(_copied(agent.policy), agent.window_space, agent.current_exploration)
-        adapted = AdaptedPolicy(actor, env, observation)
-        returns: list[float] = []
-        while len(returns) < episodes:
-            action, _ = adapted.predict(adapted.observation, deterministic=deterministic)
-            adapted.observation, _, _, _, info = env.step(action)
-            if info["episode_end"]:
-                returns.append(float(info["last_episode_return"]))
-    adapted.returns = np.array(returns)
-    return adapted
-
-
-def _env_of(source: TrialSource, task: Task | Mapping[str, Any] | gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    if not isinstance(task, gym.Env):
-        env: gym.Env[Any, Any] = source.scalar_env(split=None, own_split=True, render_mode=None, episodes=ENDLESS)
-        env.unwrapped.set_task(task)  # type: ignore[attr-defined]
-        return env
-    if not isinstance(task.unwrapped, TaskEnv):
-        raise ConfigError(f"adapt needs a task or a scalar metagym env, not {type(task.unwrapped).__name__}.")
-    wrapped: gym.Env[Any, Any] = source.wrap(task.unwrapped, ENDLESS)
-    return wrapped
-
-
-def _copied(policy: BasePolicy) -> BasePolicy:
+def copy_policy(policy: BasePolicy) -> BasePolicy:
+    """A copy of a policy of windows, as it predicts."""
     # What training left in the distributions are tensors of a graph, which cannot be copied.
     for module in policy.modules():
         distribution = vars(module).get("action_dist")
