@@ -175,6 +175,22 @@ class TaskVectorEnv(RowsVectorEnv):
         """
         return self.family.expected_reward(self._rows.state, actions, self._rows.params)
 
+    def solutions(self, rows: Int) -> Array | None:
+        """What `shortfalls` reads of the tasks being played in `rows`, (M, ...); None if the family cannot tell."""
+        return self.family.solve(self._rows.params.take(rows))
+
+    def shortfalls(self, solutions: Array, actions: Array) -> Array:
+        """What these actions would give away in expectation, (N,).
+
+        For the trainer alone: it tells about the tasks.
+
+        Args:
+            solutions: of the tasks of all rows, (N, ...).
+            actions: one a row, (N, ...).
+        """
+        left = self.family.episode_length - self._rows.elapsed
+        return self.family.shortfall(solutions, self._rows.state, actions, left)
+
     def sample_tasks(self, n: int) -> list[Task]:
         """Tasks from a stream of their own: no trajectory changes.
 

@@ -228,6 +228,19 @@ class TabularMDP(Family[Visit, TabularMDPParams]):
         return value
 
     @override
+    def solve(self, params: TabularMDPParams) -> Float:
+        value, lost = np.zeros(params.rewards.shape[:2]), []
+        for _ in range(self.episode_length):
+            action_value = params.rewards + np.einsum("nsat,nt->nsa", params.transitions, value)
+            value = action_value.max(axis=2)
+            lost.append(value[:, :, None] - action_value)
+        return np.stack(lost, axis=1)
+
+    @override
+    def shortfall(self, solution: Array, state: Visit, action: Array, left: Int) -> Float:
+        return solution[np.arange(len(left)), left - 1, state.state, np.asarray(action, np.int64)]
+
+    @override
     def describe(self, state: Visit, params: TabularMDPParams) -> str:
         lines = []
         for index, row in enumerate(params.rewards[0].tolist()):

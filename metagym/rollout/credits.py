@@ -23,6 +23,10 @@ class Credits:
     missed. In a trial of a fixed number of episodes that is a constant of the task, whatever the agent does: without
     a discount the best policy stays the best, and returns no longer vary with how much there is to earn.
 
+    With both, where the family can solve its tasks, a step is credited with what its action gives away in expectation
+    (`metagym.family.Family.shortfall`): the sum over an episode has the same expectation, and no longer varies with
+    where chance led.
+
     Args:
         env: metagym's vector env in an adapter.
         expected: whether to put expected rewards in place of rewards.
@@ -49,6 +53,8 @@ class Credits:
             )
         self._env, self._native, self._adapter = env, native, adapter
         self._expected, self._regret = expected, regret
+        self._exact = expected and regret and type(family).solve is not Family.solve
+        self._solutions: Array | None = None
         self._optimum: Float | None = None
 
     def start(self) -> None:
@@ -57,8 +63,10 @@ class Credits:
         Raises:
             ConfigError: if the family does not know optimal returns.
         """
-        if self._regret:
-            self._optimum = self._optima(np.arange(self._native.num_envs))
+        rows = np.arange(self._native.num_envs)
+        self._solutions = self._native.solutions(rows) if self._exact else None
+        if self._regret and self._solutions is None:
+            self._optimum = self._optima(rows)
 
     def before_step(self, actions: Array) -> Array | None:
         """Expected rewards of actions, (N,), if those are wanted.
@@ -66,6 +74,8 @@ class Credits:
         Raises:
             ConfigError: if the family cannot tell them as it was configured.
         """
+        if self._solutions is not None:
+            return -np.asarray(self._native.shortfalls(self._solutions, actions))
         if not self._expected:
             return None
         expected = self._native.expected_rewards(actions)
@@ -82,10 +92,12 @@ class Credits:
             dones: where trials ended, and others have begun, (N,).
         """
         credit: Array = rewards if expected is None else expected
+        begun = np.flatnonzero(dones)
+        if self._solutions is not None and begun.size:
+            self._solutions[begun] = self._native.solutions(begun)
         if self._optimum is None:
             return credit
         credit = credit - np.where(self._adapter.last_infos["episode_end"], self._optimum, 0.0)
-        begun = np.flatnonzero(dones)
         if begun.size:
             self._optimum[begun] = self._optima(begun)
         return credit

@@ -141,6 +141,31 @@ def _following(params, policy, length):
     return value[:, 0]
 
 
+def test_shortfalls_of_two_states_by_hand():
+    family, params = _two_states(episode_length=2)
+    solution = family.solve(params)
+    # With one step to go rewards differ by 1 and 3; before that Q is 2.25 and 2 in state 0, 3.5 and 0 in state 1.
+    assert solution.tolist() == [[[[0.0, 1.0], [0.0, 3.0]], [[0.0, 0.25], [0.0, 3.5]]]]
+    state, left = Visit(np.array([0, 0, 1, 1])), np.array([1, 2, 2, 2])
+    lost = family.shortfall(solution[np.zeros(4, np.int64)], state, np.array([1, 1, 1, 0]), left)
+    assert lost.tolist() == [1.0, 0.25, 3.5, 0.0]
+
+
+def test_shortfalls_add_up_to_what_a_policy_s_return_lacks_of_the_optimum():
+    family = TabularMDP(num_states=5, num_actions=3, episode_length=6)
+    params = _sample(family, 4)
+    policy = np.random.default_rng(1).dirichlet(np.ones(3), (4, 5))  # of a stochastic agent
+    solution, lost, earned = family.solve(params), np.zeros((4, 5)), np.zeros((4, 5))
+    assert (solution >= 0.0).all()
+    np.testing.assert_allclose(solution.min(axis=3), 0.0)
+    for left in range(6):
+        follow = np.einsum("nsat,nt->nsa", params.transitions, lost)
+        lost = np.sum(policy * (solution[:, left] + follow), axis=2)
+        follow = np.einsum("nsat,nt->nsa", params.transitions, earned)
+        earned = np.sum(policy * (params.rewards + follow), axis=2)
+    np.testing.assert_allclose(lost[:, 0], family.optimal_return(params) - earned[:, 0])
+
+
 def test_average_returns_are_those_of_the_paper_s_processes():
     family, rng = TabularMDP(), np.random.default_rng(0)
     rewards = family.draw_structure(rng.random((25_000, 50)), "train")

@@ -8,8 +8,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from metagym import TaskDistribution, make_family
 from metagym.algos import RL2
+from metagym.engine import TaskVectorEnv
 from metagym.errors import ConfigError
 from metagym.rollout import Credits
+from metagym.rollout.tasks import env_layers
 from metagym.tabular import TabularFamily
 from metagym.wrappers import RL2Context, Trial
 from tests.rollout.rollout_setup import Counting
@@ -153,6 +155,48 @@ def test_regret_is_taken_off_where_an_episode_ends_and_without_expected_rewards_
     np.testing.assert_array_equal(taken[~last], 0.0)
     np.testing.assert_allclose(taken[4], taken[9], atol=1e-5)  # the same task
     assert np.all(taken[4] > 0.0)
+
+
+def test_expected_regret_is_what_actions_give_away_where_the_family_can_solve_its_tasks():
+    agent = RL2(
+        "MlpPolicy",
+        "MetaTabularMDP-v0",
+        episodes_per_trial=2,
+        n_envs=2,
+        n_steps=12,
+        expected_rewards=True,
+        regret=True,
+        env_kwargs={"num_states": 4, "num_actions": 3, "episode_length": 3},
+        policy_kwargs={"rnn_hidden_size": 4},
+        device="cpu",
+    )
+    native = next(layer for layer in env_layers(agent.env) if isinstance(layer, TaskVectorEnv))
+    tasks = native.sample_tasks(2)
+    native.set_tasks(tasks)  # of all trials, so that they are known here
+    columns = collected(agent, 12)
+    solution = native.family.solve(native.family.params_of(tasks))
+    for step in range(12):
+        states, actions = columns["observations"][step, :, :4].argmax(1), columns["actions"][step, :, 0]
+        lost = [solution[row, 2 - step % 3, states[row], int(actions[row])] for row in range(2)]
+        np.testing.assert_allclose(columns["credits"][step], -np.array(lost), atol=1e-6)
+    assert columns["credits"].min() < -0.1
+
+
+def test_the_tasks_of_new_trials_are_solved_when_they_begin():
+    agent = RL2(
+        "MlpPolicy",
+        "MetaTabularMDP-v0",
+        episodes_per_trial=1,
+        n_envs=3,
+        expected_rewards=True,
+        regret=True,
+        env_kwargs={"num_states": 3, "num_actions": 2, "episode_length": 2},
+        policy_kwargs={"rnn_hidden_size": 4},
+        device="cpu",
+    )
+    agent.learn(24, log_interval=None)
+    native = next(layer for layer in env_layers(agent.env) if isinstance(layer, TaskVectorEnv))
+    np.testing.assert_array_equal(agent._credits._solutions, native.solutions(np.arange(3)))
 
 
 @pytest.mark.parametrize("helps", [{}, {"regret": True}])

@@ -1,0 +1,203 @@
+"""RL² on random tabular decision processes: the agent that counts and plans, beside what was published.
+
+    python -m benchmarks.rl2_mdps                         # prints the table and writes docs/results/rl2_mdps.json
+    python -m benchmarks.rl2_mdps --rows mdp-n10 --columns "exchangeable, expected regret" --seeds 1
+
+All seeds count, and the final weights are what is measured, on held-out tasks with sampled actions. Checkpoints, logs
+and results of finished runs are kept in ``runs/rl2_mdps`` (``--work``): an interrupted command goes on where it was.
+Settings were chosen on other seeds than those reported.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.utils import LinearSchedule
+
+from benchmarks.rl2_runs import WORK, Training, measure, summary
+from benchmarks.stored import parser, store
+from metagym import TaskDistribution, make_family
+from metagym.algos import RL2
+from metagym.nets import ExchangeableMDPPolicy
+from metagym.wrappers import RL2Context, Trial
+
+ENV_ID = "MetaTabularMDP-v0"
+STEPS = 10
+"""Of an episode."""
+BATCH = 1000
+OPTIMA = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One cell of Table 2 of Duan et al. 2016.
+
+    Attributes:
+        episodes: n, of a trial.
+        published: return of RL² (Duan et al., the best of five seeds), of the best reproduction and of SNAIL.
+        steps: environment steps of training, exchangeable.
+        plain_steps: with a plain GRU.
+        rows: trials of a rollout, all at the same time.
+    """
+
+    episodes: int
+    published: str
+    steps: int
+    plain_steps: int
+    rows: int
+
+
+ROWS: Mapping[str, Row] = {
+    "mdp-n10": Row(episodes=10, published="156.2, 157.3, 160.1", steps=1_000_000, plain_steps=5_000_000, rows=128),
+    "mdp-n25": Row(episodes=25, published="445.7, -, 447.2", steps=2_000_000, plain_steps=5_000_000, rows=64),
+}
+COLUMNS: Mapping[str, frozenset[str]] = {
+    "plain": frozenset(),
+    "exchangeable": frozenset({"exchangeable"}),
+    "exchangeable, expected regret": frozenset({"exchangeable", "expected", "regret"}),
+}
+"""Helps by the name of a column; the agent sees no more in any of them than RL² does."""
+
+
+def keywords(row: Row, column: str) -> dict[str, Any]:
+    """The keywords of `RL2`."""
+    helps = COLUMNS[column]
+    trial = row.episodes * STEPS
+    counting = {"trial_steps": trial, "episode_steps": STEPS}
+    rate = 5e-3 if "exchangeable" in helps else 1e-3
+    return {
+        "episodes_per_trial": row.episodes,
+        "n_envs": row.rows,
+        "n_steps": trial,
+        "batch_size": row.rows * trial // 4,
+        "n_epochs": 4,
+        "learning_rate": LinearSchedule(rate, rate / 10.0, 1.0),
+        # Undiscounted, as returns are measured, where less noise allows it.
+        "gamma": 1.0 if "regret" in helps else 0.99,
+        "gae_lambda": 0.95 if "regret" in helps else 0.3,
+        "expected_rewards": "expected" in helps,
+        "regret": "regret" in helps,
+        "policy_kwargs": counting if "exchangeable" in helps else {"rnn_hidden_size": 128},
+    }
+
+
+def training(name: str, column: str, seed: int, tasks: int, work: Path) -> Training:
+    """One training of a row and a column."""
+    row, symmetric = ROWS[name], "exchangeable" in COLUMNS[column]
+    return Training(
+        row=name,
+        column=column,
+        seed=seed,
+        steps=row.steps if symmetric else row.plain_steps,
+        env_id=ENV_ID,
+        policy=ExchangeableMDPPolicy if symmetric else "MlpPolicy",
+        keywords=keywords(row, column),
+        entropy=0.02,
+        test=partial(tested, episodes=row.episodes),
+        tasks=tasks,
+        work=work,
+    )
+
+
+@cache
+def mean_optimum() -> tuple[float, float]:
+    """Mean optimal return of an episode over many held-out tasks, and its standard error."""
+    family: Any = make_family(ENV_ID)
+    part, rng = TaskDistribution(family).part("test"), np.random.default_rng(0)
+    optima = [
+        family.optimal_return(part.draw(rng.integers(0, 2**64, 10_000, np.uint64))[0]) for _ in range(OPTIMA // 10_000)
+    ]
+    every = np.concatenate(optima)
+    return float(every.mean()), float(every.std() / len(every) ** 0.5)
+
+
+def tested(agent: RL2, num_tasks: int, *, episodes: int) -> dict[str, float]:
+    """Returns of one trial on each held-out task, sampled actions.
+
+    "paid" is what was paid. "score" has less noise and the same mean: the mean optimum less what actions gave away
+    (`metagym.family.Family.shortfall`).
+    """
+    vector = gym.make_vec(
+        ENV_ID,
+        num_envs=BATCH,
+        vectorization_mode="vector_entry_point",
+        autoreset_mode=AutoresetMode.DISABLED,
+        split="test",
+    )
+    env: Any = RL2Context(Trial(vector, episodes_per_trial=episodes))
+    rows, paid, lost = np.arange(BATCH), [], []
+    th.manual_seed(0)
+    observations, _ = env.reset(seed=0)
+    for _ in range(max(1, num_tasks // BATCH)):
+        solutions = env.unwrapped.solutions(rows)
+        total, regret, state = np.zeros(BATCH), np.zeros(BATCH), None
+        for _ in range(episodes * STEPS):
+            actions, state = agent.policy.predict(observations, state)
+            regret += env.unwrapped.shortfalls(solutions, actions)
+            observations, rewards, _, _, _ = env.step(actions)
+            total += rewards
+        paid.append(total)
+        lost.append(regret)
+        observations, _ = env.reset()
+    every, regrets = np.concatenate(paid), np.concatenate(lost)
+    best, error = mean_optimum()
+    return {
+        "paid": float(every.mean()),
+        "paid_error": float(every.std() / len(every) ** 0.5),
+        "score": float(episodes * best - regrets.mean()),
+        "score_error": float(np.hypot(episodes * error, regrets.std() / len(regrets) ** 0.5)),
+    }
+
+
+def render(result: dict[str, Any]) -> str:
+    """The table of docs/results.md."""
+    heads = ("episodes", "published", "knows the task", "agent", "return", "worst seed", "seeds", "steps", "minutes")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, column in dict.fromkeys((one["row"], one["column"]) for one in result["runs"]):
+        row = ROWS[name]
+        own = [one for one in result["runs"] if (one["row"], one["column"]) == (name, column)]
+        mean, half = summary(own)
+        lines.append(
+            f"| {row.episodes} | {row.published} | {row.episodes * result['optimum']:.1f} | {column} "
+            f"| {mean:.1f} ± {half:.1f} | {min(one['test']['score'] for one in own):.1f} | {len(own)} "
+            f"| {own[0]['steps'] / 1e6:.1f}M | {np.mean([one['processor_seconds'] for one in own]) / 60:.1f} |"
+        )
+    lines += [
+        "",
+        f"Mean return of a trial ± 95 % CI on {result['tasks']:,} held-out tasks, final weights, sampled actions; "
+        "minutes of processor time of one training. Published are RL² (Duan et al. 2016, best of five seeds), the best "
+        "reproduction (pytorch_rl2, the best moment of training) and SNAIL. What the best agent that does not know the "
+        "task can reach is unknown.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    arguments = parser(__doc__, "rl2_mdps")
+    arguments.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    arguments.add_argument("--columns", nargs="+", choices=COLUMNS, default=["exchangeable, expected regret"])
+    arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--first-seed", type=int, default=1)
+    arguments.add_argument("--tasks", type=int, default=10_000)
+    arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--work", type=Path, default=WORK / "rl2_mdps")
+    given = arguments.parse_args()
+    trainings = [
+        training(row, column, seed, given.tasks, given.work)
+        for row in given.rows
+        for column in given.columns
+        for seed in range(given.first_seed, given.first_seed + given.seeds)
+    ]
+    result = measure(trainings, given.workers) | {"optimum": mean_optimum()[0]}
+    store(result, given.out, render)
+
+
+if __name__ == "__main__":
+    main()
