@@ -43,6 +43,8 @@ class Row:
         published: return of RL² (Duan et al., the best of five seeds), of the best reproduction and of SNAIL.
         steps: environment steps of training, exchangeable.
         plain_steps: with a plain GRU.
+        rate: learning rate at the start, exchangeable; it falls to a tenth linearly.
+        vf_coef: weight of the loss of values, which are of the size of a trial's regret.
         rows: trials of a rollout, all at the same time.
     """
 
@@ -50,12 +52,28 @@ class Row:
     published: str
     steps: int
     plain_steps: int
-    rows: int
+    rate: float
+    vf_coef: float
+    rows: int = 128
 
 
 ROWS: Mapping[str, Row] = {
-    "mdp-n10": Row(episodes=10, published="156.2, 157.3, 160.1", steps=1_000_000, plain_steps=5_000_000, rows=128),
-    "mdp-n25": Row(episodes=25, published="445.7, -, 447.2", steps=2_000_000, plain_steps=5_000_000, rows=64),
+    "mdp-n10": Row(
+        episodes=10,
+        published="156.2, 157.3, 160.1",
+        steps=1_000_000,
+        plain_steps=10_000_000,
+        rate=1e-2,
+        vf_coef=0.02,
+    ),
+    "mdp-n25": Row(
+        episodes=25,
+        published="445.7, -, 447.2",
+        steps=1_500_000,
+        plain_steps=10_000_000,
+        rate=5e-3,
+        vf_coef=0.01,
+    ),
 }
 COLUMNS: Mapping[str, frozenset[str]] = {
     "plain": frozenset(),
@@ -70,13 +88,14 @@ def keywords(row: Row, column: str) -> dict[str, Any]:
     helps = COLUMNS[column]
     trial = row.episodes * STEPS
     counting = {"trial_steps": trial, "episode_steps": STEPS}
-    rate = 5e-3 if "exchangeable" in helps else 1e-3
+    rate = row.rate if "exchangeable" in helps else 1e-3
     return {
         "episodes_per_trial": row.episodes,
         "n_envs": row.rows,
         "n_steps": trial,
         "batch_size": row.rows * trial // 4,
         "n_epochs": 4,
+        "vf_coef": row.vf_coef if "exchangeable" in helps else 0.5,
         "learning_rate": LinearSchedule(rate, rate / 10.0, 1.0),
         # Undiscounted, as returns are measured, where less noise allows it.
         "gamma": 1.0 if "regret" in helps else 0.99,

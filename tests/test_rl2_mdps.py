@@ -13,7 +13,7 @@ from benchmarks.rl2_runs import run
 from metagym.algos import RL2
 from metagym.nets import ExchangeableMDPPolicy
 
-TINY = Row(episodes=2, published="-", steps=160, plain_steps=160, rows=4)
+TINY = Row(episodes=2, published="-", steps=160, plain_steps=160, rate=1e-3, vf_coef=0.1, rows=4)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@
     V_k(s)       = max_a e(s, a) + sum_s' P(s'|s, a) V_{k-1}(s'),  k <= K, as far as the episode has steps left
     Q(s, a)      = e(s, a) + sum_s' P(s'|s, a) V_K(s')             for the state s that the agent is in
     logit_a      = network(Q, e, x of (s, a), means over all pairs, time)
-    value        = network(means over all pairs, max_a Q(s, a), time)
+    value        = steps left * network(means over all pairs, max_a Q(s, a), time)
 
 e, V and Q have C channels, each planned for by itself. Counts are the memory, and for Markov processes they lose
 nothing. What is learnt is e, which stands for rewards and for what is worth finding out, and how channels are weighed:
@@ -114,8 +114,8 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
     @override
     def _build(self, lr_schedule: Schedule) -> None:
         channels, width, head = self.sizes["n_channels"], self.sizes["pair_size"], self.sizes["head_size"]
-        self.linear_gain = nn.Linear(_PAIR, channels)
-        self.pair_net, self.time_net = nn.Linear(_PAIR, width), nn.Linear(_TIME, width, bias=False)
+        # Of channels and hidden units side by side: one product of a long and narrow matrix in place of two.
+        self.pair_net, self.time_net = nn.Linear(_PAIR, channels + width), nn.Linear(_TIME, width, bias=False)
         self.gain_net = nn.Linear(width, channels)
         self.log_prior = nn.Parameter(th.zeros(()))
         overall = _TIME + 2 * channels
@@ -124,11 +124,11 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         value_net = _head(channels + overall + self.critic_task_size, 2 * head)
         self.value_net = value_net  # type: ignore[assignment]  # SB3 declares a Linear
         if self.ortho_init:
-            for net in (self.linear_gain, self.pair_net, self.time_net, self.action_net, value_net):
+            for net in (self.pair_net, self.time_net, self.action_net, value_net):
                 net.apply(lambda part: self.init_weights(part, gain=math.sqrt(2.0)))
             self.init_weights(self.gain_net, gain=0.1)
             self.init_weights(self.action_net[-1], gain=0.01)
-            self.init_weights(value_net[-1], gain=1.0)
+            self.init_weights(value_net[-1], gain=0.1)
         nn.init.zeros_(self.action_skip.weight)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
@@ -148,8 +148,8 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         time, steps = self._clock(seen)
         share = 1.0 / (seen.visits + 1.0)
         pairs = th.stack([seen.rewards * share, share, share.sqrt(), (seen.visits.log1p() - 1.0) / 2.0], dim=3)
-        hidden = th.relu(self.pair_net(pairs) + self.time_net(time)[:, None, None])
-        gain = self.linear_gain(pairs) + self.gain_net(hidden)  # (n, S, A, C)
+        linear, hidden = th.split(self.pair_net(pairs), [self.sizes["n_channels"], self.sizes["pair_size"]], dim=3)
+        gain = linear + self.gain_net(th.relu(hidden + self.time_net(time)[:, None, None]))  # (n, S, A, C)
         first = value = gain.amax(2)
         for backup in range(1, self.sizes["n_backups"]):
             ahead = self._expected(seen.nexts, value)
@@ -202,10 +202,11 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
     @override
     def _values(self, outputs: list[Any], tasks: th.Tensor | None) -> th.Tensor:
         read = outputs[0].overall
+        left = self.sizes["trial_steps"] * read[:, :1]  # the first thing told of the time is the share that is left
         if self.critic_task_size:
             told = read.new_zeros(len(read), self.critic_task_size) if tasks is None else tasks
             read = th.cat([read, told], dim=1)
-        values: th.Tensor = self.value_net(read)
+        values: th.Tensor = left * self.value_net(read)
         return values
 
     @override

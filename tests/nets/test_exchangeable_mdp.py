@@ -8,6 +8,7 @@ from gymnasium import spaces
 from metagym.algos import RL2
 from metagym.errors import ConfigError
 from metagym.nets import ExchangeableMDPPolicy, PackedTrials, TrialActorCriticPolicy
+from metagym.nets.transitions import seen_along
 
 STATES, ACTIONS, EPISODE, EPISODES = 4, 3, 5, 3
 TRIAL = EPISODE * EPISODES
@@ -98,15 +99,13 @@ def test_the_plan_is_backward_induction_over_what_was_seen():
     """One channel that stands for the mean reward seen: worth of actions, computed again with loops."""
     policy = make_policy(n_backups=3, n_channels=1)
     with th.no_grad():
-        policy.linear_gain.weight[:] = th.tensor([[1.0, 0.0, 0.0, 0.0]])
-        policy.linear_gain.bias.zero_()
+        policy.pair_net.weight[0] = th.tensor([1.0, 0.0, 0.0, 0.0])
+        policy.pair_net.bias[0] = 0.0
         policy.gain_net.weight.zero_()
         policy.gain_net.bias.zero_()
         policy.log_prior.fill_(np.log(0.5))
     trials = history(3, trials=1)
     steps = [7, 11, 13, 14]  # 3, 4, 2 and 1 steps are left in the episode
-    from metagym.nets.transitions import seen_along
-
     seen = seen_along(PackedTrials(trials.flatten(0, 1), (1,) * TRIAL), ACTIONS)
     with th.no_grad():
         planned = policy._planned(seen)
