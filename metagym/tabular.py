@@ -1,7 +1,7 @@
 """Families whose dynamics are a table: stepped as a table, solved from the same table."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
@@ -14,9 +14,11 @@ from metagym.errors import ConfigError
 from metagym.family import Family, Params, Step
 from metagym.types import Array, Bool, Float, Int
 
-__all__ = ["Cell", "DenseTable", "Position", "TabularFamily", "at_states", "outcomes", "thresholds"]
+__all__ = ["SOLVED", "Cell", "DenseTable", "Position", "TabularFamily", "at_states", "outcomes", "thresholds"]
 
 ParamsT = TypeVar("ParamsT", bound=Params)
+SOLVED = 2**14
+"""Numbers of the largest solution that is kept for each task being played."""
 
 
 class Position(NamedTuple):
@@ -275,6 +277,18 @@ class TabularFamily(Family[Position, ParamsT]):
             Values, (N, S); 0 for states that are left as soon as they are entered.
         """
         states = self._occupied(params)
+        value = np.zeros((len(params), len(states)))
+        steps = self.episode_length if horizon is None else horizon
+        for action_value in self._action_values(params, states, steps, greedy=greedy):
+            before, value = value, _over_actions(action_value, greedy)
+            if np.array_equal(before, value):
+                break  # more steps to go change nothing any more
+        values = np.zeros((len(params), len(self.successors)))
+        values[:, states] = value
+        return values
+
+    def _action_values(self, params: ParamsT, states: Int, horizon: int, *, greedy: bool) -> Iterator[Float]:
+        """Exact values of actions, (N, M, A), with 1 to `horizon` steps to go, by backward induction."""
         dense = self._written_out(params, states)
         continues = dense.probability * ~dense.terminated
         gain = np.einsum("nsak,nsak->nsa", dense.probability, dense.reward)
@@ -283,14 +297,36 @@ class TabularFamily(Family[Position, ParamsT]):
         column = np.zeros(len(self.successors), dtype=np.int64)
         column[states] = np.arange(len(states))
         place = column.take(dense.successor) + _row_offsets(*value.shape)[:, :, None, None]
-        for _ in range(self.episode_length if horizon is None else horizon):
+        for _ in range(horizon):
             action_value = gain + np.einsum("nsak,nsak->nsa", continues, value.reshape(-1).take(place))
-            before, value = value, action_value.max(axis=2) if greedy else action_value.mean(axis=2)
-            if np.array_equal(before, value):
-                break  # more steps to go change nothing any more
-        values = np.zeros((len(params), len(self.successors)))
-        values[:, states] = value
-        return values
+            value = _over_actions(action_value, greedy)
+            yield action_value
+
+    @override
+    def solve(self, params: ParamsT) -> Float | None:
+        """V* - Q* of every action in every state, with 1 to H steps to go, (N, H, S, A).
+
+        None where the tables of a task would be larger than `SOLVED`, or do not say what a step does.
+        """
+        num_states, num_actions = len(self.successors), int(self.action_space.n)  # type: ignore[attr-defined]
+        size = self.episode_length * num_states * num_actions
+        if size > SOLVED or type(self).step is not TabularFamily.step:
+            return None
+        states = self._occupied(params)
+        lost = np.zeros((len(params), self.episode_length, num_states, num_actions))
+        tables = self._action_values(params, states, self.episode_length, greedy=True)
+        for left, action_value in enumerate(tables):
+            lost[:, left, states] = action_value.max(axis=2, keepdims=True) - action_value
+        return lost
+
+    @override
+    def shortfall(self, solution: Array, state: Position, action: Array, left: Int) -> Float:
+        return solution[np.arange(len(left)), left - 1, state.cell, np.asarray(action, np.int64)]
+
+
+def _over_actions(action_value: Float, greedy: bool) -> Float:
+    value: Float = action_value.max(axis=2) if greedy else action_value.mean(axis=2)
+    return value
 
 
 def outcomes(probability: tuple[Float, ...], draw: Float) -> Array:
