@@ -26,7 +26,14 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "inner_objective": ("log_likelihood", "likelihood_ratio"),
     "baseline": ("linear", "value_net"),
 }
-_COUNTS = ("n_inner_steps", "meta_batch_size", "cg_max_steps", "line_search_max_iter", "n_epochs")
+_COUNTS = (
+    "n_inner_steps",
+    "meta_batch_size",
+    "cg_max_steps",
+    "sub_sampling_factor",
+    "line_search_max_iter",
+    "n_epochs",
+)
 _FRACTION = ("a number in [0, 1]", lambda value: 0 <= value <= 1)
 _POSITIVE = ("a positive number", lambda value: value > 0)
 _NOT_NEGATIVE = ("a number of at least 0", lambda value: value >= 0)

@@ -39,6 +39,11 @@ class Experience:
     advantages: th.Tensor
     returns: th.Tensor
 
+    def thinned(self, factor: int) -> "Experience":
+        """One of `factor` episodes of each task."""
+        thin = self.rollout.thin
+        return Experience(self.rollout.thinned(factor), thin(self.advantages, factor), thin(self.returns, factor))
+
 
 class Baseline(ABC):
     """Predicts the discounted return of what is left of an episode."""

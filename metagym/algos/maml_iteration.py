@@ -141,6 +141,7 @@ def _outer_step(agent: "GradientMetaLearner", batch: Batch, rate: float) -> Repo
         parts.function, parts.law, parts.start, parts.inner, batch,
         clip_range=agent.clip_range if agent.outer == "ppo" else None, ent_coef=agent.ent_coef,
         order=1 if agent.first_order else 2, extra=agent._extra_loss,
+        thinning=agent.sub_sampling_factor,
     )  # fmt: skip
     report = parts.outer.step(parts.start.tensors, loss, rate)
     if parts.critic is not None:

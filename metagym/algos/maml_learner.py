@@ -82,6 +82,7 @@ class GradientMetaLearner(Checkpointed):
         target_kl: how far adapted policies may move in an iteration, mean KL summed over dimensions of actions; "trpo".
         cg_max_steps: iterations of conjugate gradients; "trpo".
         cg_damping: added to the Hessian's diagonal; "trpo".
+        sub_sampling_factor: the Hessian is that of one of so many episodes, which is faster; "trpo".
         line_search_max_iter: tries; "trpo".
         line_search_shrinking_factor: of each try; "trpo".
         clip_range: of likelihood ratios; "ppo".
@@ -110,7 +111,8 @@ class GradientMetaLearner(Checkpointed):
     stored_arguments: ClassVar[tuple[str, ...]] = (
         "learner_class", "learning_rate", "inner_learning_rate", "n_inner_steps", "meta_batch_size", "n_steps", "gamma",
         "gae_lambda", "normalize_advantage", "normalize_actions", "inner_objective", "baseline", "ent_coef", "vf_coef",
-        "outer", "target_kl", "cg_max_steps", "cg_damping", "line_search_max_iter", "line_search_shrinking_factor",
+        "outer", "target_kl", "cg_max_steps", "cg_damping", "sub_sampling_factor", "line_search_max_iter",
+        "line_search_shrinking_factor",
         "clip_range", "n_epochs", "first_order", "learner_kwargs", "policy_kwargs", "env_kwargs", "split",
         "tensorboard_log", "verbose",
     )  # fmt: skip
@@ -131,6 +133,7 @@ class GradientMetaLearner(Checkpointed):
     target_kl: float
     cg_max_steps: int
     cg_damping: float
+    sub_sampling_factor: int
     line_search_max_iter: int
     line_search_shrinking_factor: float
     clip_range: float
@@ -163,6 +166,7 @@ class GradientMetaLearner(Checkpointed):
         target_kl: float = 0.01,
         cg_max_steps: int = 10,
         cg_damping: float = 1e-2,
+        sub_sampling_factor: int = 1,
         line_search_max_iter: int = 15,
         line_search_shrinking_factor: float = 0.8,
         clip_range: float = 0.2,

@@ -15,7 +15,7 @@ import torch as th
 from torch import nn
 from typing_extensions import override
 
-from metagym.algos.maml_objective import Terms
+from metagym.algos.maml_objective import OuterLoss, Terms
 from metagym.algos.maml_policy import Parameters
 from metagym.learner_state import flatten_moments, load_moments
 from metagym.types import Array
@@ -56,7 +56,7 @@ class OuterStep(ABC):
     """Moves what is meta-learned, in place."""
 
     @abstractmethod
-    def step(self, tensors: Mapping[str, nn.Parameter], loss: Loss, rate: float) -> Report:
+    def step(self, tensors: Mapping[str, nn.Parameter], loss: OuterLoss, rate: float) -> Report:
         """Take one step.
 
         Args:
@@ -110,11 +110,11 @@ class TrustRegionStep(OuterStep):
         self._tries, self._shrinking = line_search_max_iter, line_search_shrinking_factor
 
     @override
-    def step(self, tensors: Mapping[str, nn.Parameter], loss: Loss, rate: float) -> Report:
+    def step(self, tensors: Mapping[str, nn.Parameter], loss: OuterLoss, rate: float) -> Report:
         before = loss.evaluate(tensors)
         leaves = list(tensors.values())
-        gradient = _flat(th.autograd.grad(before.loss, leaves, retain_graph=True, materialize_grads=True))
-        slope = _flat(th.autograd.grad(before.divergence, leaves, create_graph=True, materialize_grads=True))
+        gradient = _flat(th.autograd.grad(before.loss, leaves, materialize_grads=True))
+        slope = _flat(th.autograd.grad(loss.curvature(tensors), leaves, create_graph=True, materialize_grads=True))
 
         def curved(vector: th.Tensor) -> th.Tensor:
             product = th.autograd.grad(slope @ vector, leaves, retain_graph=True, materialize_grads=True)
@@ -128,7 +128,7 @@ class TrustRegionStep(OuterStep):
         reach = direction * math.sqrt(2 * self._target_kl / curvature)
         return self._search(tensors, loss, before, reach)
 
-    def _search(self, tensors: Mapping[str, nn.Parameter], loss: Loss, before: Terms, reach: th.Tensor) -> Report:
+    def _search(self, tensors: Mapping[str, nn.Parameter], loss: OuterLoss, before: Terms, reach: th.Tensor) -> Report:
         start = before.loss.item()
         for tries in range(self._tries):
             shift = reach * self._shrinking**tries

@@ -74,6 +74,23 @@ class Rollout:
     timesteps: int
     successes: list[bool]
 
+    def thinned(self, factor: int) -> "Rollout":
+        """One of `factor` episodes of each task."""
+        kept = (slice(None), slice(None, None, factor))
+        weights = self.thin(self.weights, factor)
+        return Rollout(
+            _each(self.seen, lambda part: self.thin(part, factor)), self.thin(self.actions, factor),
+            Heads(self.thin(self.heads.outputs, factor), self.heads.log_std), self.thin(self.log_probs, factor),
+            weights / weights.sum(1, keepdim=True), self.rewards[kept], self.mask[kept],
+            _each(self.last_seen, lambda part: part[kept]), self.cut[kept], self.timesteps, self.successes,
+        )  # fmt: skip
+
+    def thin(self, steps: th.Tensor, factor: int) -> th.Tensor:
+        """What belongs to one of `factor` episodes, of (K, B, ...)."""
+        num_tasks, num_rows, num_steps = self.mask.shape
+        rows = steps.reshape(num_tasks, num_rows, num_steps, *steps.shape[2:])[:, ::factor]
+        return rows.flatten(1, 2)
+
     @property
     def returns(self) -> Float:
         """Of the episodes, undiscounted, (K, n)."""
