@@ -122,6 +122,7 @@ def play_and_adapt(
         parameters = parts.start.begin(parts.start.tensors, [own[0] for own in seeds])
     for step in range(n_steps + plays_on):
         rollout = collector.collect(parameters, tasks, [own[step] for own in seeds])
+        _require_finite_tasks(agent, {"log_probs": rollout.log_probs}, tasks, step - 1)
         values, last = parts.baseline.values(rollout, parameters)
         experience = credited(
             rollout, values, last, gamma=agent.gamma, gae_lambda=agent.gae_lambda, normalize=agent.normalize_advantage
