@@ -34,6 +34,11 @@ class Heads(NamedTuple):
     outputs: th.Tensor
     log_std: th.Tensor | None = None
 
+    def tasks(self, part: slice) -> "Heads":
+        """Those of some tasks."""
+        shared = self.log_std is None or len(self.log_std) == 1
+        return Heads(self.outputs[part], self.log_std if shared or self.log_std is None else self.log_std[part])
+
     def copy(self) -> "Heads":
         """The same numbers, which stay when parameters that they were views of move on."""
         return Heads(self.outputs.detach().clone(), None if self.log_std is None else self.log_std.detach().clone())

@@ -39,6 +39,10 @@ class Experience:
     advantages: th.Tensor
     returns: th.Tensor
 
+    def tasks(self, part: slice) -> "Experience":
+        """That of some tasks."""
+        return Experience(self.rollout.tasks(part), self.advantages[part], self.returns[part])
+
     def thinned(self, factor: int) -> "Experience":
         """One of `factor` episodes of each task."""
         thin = self.rollout.thin

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from metagym.algos.maml_inner import InnerLosses
 from metagym.algos.maml_learner import GradientMetaLearner
-from metagym.algos.maml_objective import Batch, standings
+from metagym.algos.maml_objective import Batch
 from metagym.errors import ConfigError
 
 __all__ = ["EMAML"]
@@ -46,5 +46,5 @@ class EMAML(GradientMetaLearner):
     @override
     def _extra_loss(self, before: list[InnerLosses], batch: Batch) -> th.Tensor | float:
         log_probs = th.stack([losses.log_prob for losses in before]).sum(0)
-        credit = th.as_tensor(standings(batch.outer)).to(log_probs)
+        credit = th.as_tensor(batch.standings).to(log_probs)
         return -self.exploration_coef * (credit * log_probs).mean()

@@ -70,7 +70,7 @@ def iterate(agent: "GradientMetaLearner", env: VecEnv, bar: Any) -> int:
         tasks, seeds = _draw(agent, env)
         played = play_and_adapt(agent, _collector(agent, env), tasks, seeds, agent.n_inner_steps, plays_on=True)
         bar.update(played.timesteps)
-        batch = Batch([own[0] for own in seeds], played.experiences[:-1], played.experiences[-1])
+        batch = Batch.of([own[0] for own in seeds], played.experiences)
         report = _outer_step(agent, batch, rate)
         _require_finite(agent, report)
         give_task(env, tasks[-1])

@@ -227,9 +227,8 @@ def _flat(tensors: Any) -> th.Tensor:
 
 
 def _without_graph(terms: Terms) -> Terms:
-    return Terms(terms.loss.detach(), terms.divergence.detach(), terms.before)
+    return Terms(terms.loss.detach(), terms.divergence.detach(), terms.inner)
 
 
 def _report(before: Terms, after: Terms, line_search: int) -> Report:
-    inner = [losses.divergence.mean().item() for losses in after.before]
-    return Report(before.loss.item(), after.loss.item(), after.divergence.item(), inner, line_search)
+    return Report(before.loss.item(), after.loss.item(), after.divergence.item(), after.inner, line_search)

@@ -74,6 +74,14 @@ class Rollout:
     timesteps: int
     successes: list[bool]
 
+    def tasks(self, part: slice) -> "Rollout":
+        """That of some tasks; environment steps and successes remain those of all."""
+        return Rollout(
+            _each(self.seen, lambda steps: steps[part]), self.actions[part], self.heads.tasks(part),
+            self.log_probs[part], self.weights[part], self.rewards[part], self.mask[part],
+            _each(self.last_seen, lambda steps: steps[part]), self.cut[part], self.timesteps, self.successes,
+        )  # fmt: skip
+
     def thinned(self, factor: int) -> "Rollout":
         """One of `factor` episodes of each task."""
         kept = (slice(None), slice(None, None, factor))

@@ -8,11 +8,14 @@ import torch as th
 
 from metagym.algos.maml import MAML
 from metagym.algos.maml_actions import law_of
+from metagym.algos.maml_emaml import EMAML
 from metagym.algos.maml_inner import InnerLoop
 from metagym.algos.maml_iteration import play_and_adapt
 from metagym.algos.maml_objective import Batch, OuterLoss
 from metagym.algos.maml_parts import make_parts
 from metagym.algos.maml_policy import policy_function, stacked
+from metagym.algos.maml_probabilistic import ProbabilisticMAML
+from metagym.algos.maml_promp import ProMP
 from metagym.algos.maml_rollout import Collector
 from metagym.algos.maml_start import LearnedRates, Start
 from tests.algos.maml_setup import (
@@ -42,7 +45,7 @@ def coin_loss(objective="log_likelihood", order=2, start_class=Start):
     before = flipped(function, begin, [[0], [1]], [[1.0], [1.0]])
     adapted, _ = inner.step(begin, before, start.rates(start.tensors, 0))
     after = flipped(function, adapted, [[0], [1]], [[1.0], [3.0]])
-    batch = Batch([0, 1], [before], after)
+    batch = Batch.of([0, 1], [before, after])
     return OuterLoss(function, law_of(Room.action_space), start, inner, batch, order=order), start, adapted
 
 
@@ -84,9 +87,9 @@ def test_the_gradient_of_learned_rates_is_that_by_hand():
 # --- on real episodes ------------------------------------------------------------------------------------------------
 
 
-def lived(env=POINT, double=True, **kwargs):
+def lived(env=POINT, double=True, method=MAML, **kwargs):
     """A learner and what it lived through in one iteration."""
-    agent = tiny(MAML, env, **kwargs)
+    agent = tiny(method, env, **kwargs)
     with th.no_grad():
         # Away from the flat place where SB3 begins.
         for parameter in agent.policy.parameters():
@@ -98,7 +101,7 @@ def lived(env=POINT, double=True, **kwargs):
     tasks, plays = [task_of(env, 0), task_of(env, 1)], range(agent.n_inner_steps + 1)
     seeds = [[10 * task + play for play in plays] for task in range(2)]
     played = play_and_adapt(agent, collector, tasks, seeds, agent.n_inner_steps, plays_on=True)
-    return agent, Batch([own[0] for own in seeds], played.experiences[:-1], played.experiences[-1])
+    return agent, Batch.of([own[0] for own in seeds], played.experiences)
 
 
 CASES = [
@@ -187,6 +190,24 @@ def test_an_extractor_of_ones_own_has_the_same_gradient_task_by_task(share):
     for name, value in expected.items():
         th.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10)
     assert float(expected["features_extractor.layers.0.weight"].abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("method", [MAML, EMAML, ProMP, ProbabilisticMAML])
+def test_tasks_in_pieces_have_the_gradient_of_all_together(method, monkeypatch):
+    agent, batch = lived(POINT, method=method)
+    results = []
+    for steps in (10**6, 1):
+        monkeypatch.setattr("metagym.algos.maml_objective.STEPS_AT_ONCE", steps)
+        parts = agent._parts
+        loss = OuterLoss(parts.function, parts.law, parts.start, parts.inner, batch, extra=agent._extra_loss)
+        assert len(loss._pieces) == (1 if steps > 1 else 2)
+        leaves = list(parts.start.tensors.values())
+        terms = loss.evaluate(parts.start.tensors)
+        results.append([terms.loss.item(), *th.autograd.grad(terms.loss, leaves)])
+        slope = th.autograd.grad(loss.curvature(parts.start.tensors), leaves, create_graph=True, materialize_grads=True)
+        results[-1] += th.autograd.grad(sum(part.sum() for part in slope), leaves, materialize_grads=True)
+
+    th.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
 
 
 def test_at_order_zero_nothing_has_a_gradient_and_the_numbers_are_the_same():

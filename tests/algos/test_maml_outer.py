@@ -29,7 +29,7 @@ def lived(agent, env=POINT):
     played = play_and_adapt(
         agent, collector, [task_of(env, 0), task_of(env, 1)], seeds, agent.n_inner_steps, plays_on=True
     )
-    return Batch([own[0] for own in seeds], played.experiences[:-1], played.experiences[-1])
+    return Batch.of([own[0] for own in seeds], played.experiences)
 
 
 def loss_of(agent, batch, **kwargs):
@@ -124,7 +124,7 @@ def test_clipped_gains_are_those_of_ppo():
     agent = tiny()
     batch = lived(agent)
     ratios = th.linspace(0.5, 1.5, batch.outer.advantages.numel()).view_as(batch.outer.advantages)
-    found = loss_of(agent, batch, clip_range=0.2)._gains(ratios)
+    found = loss_of(agent, batch, clip_range=0.2)._gains(ratios, batch.outer.advantages)
 
     for ratio, advantage, gain in zip(ratios.ravel(), batch.outer.advantages.ravel(), found.ravel(), strict=True):
         bounded = min(max(ratio.item(), 0.8), 1.2)
