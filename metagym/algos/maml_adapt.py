@@ -10,11 +10,15 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from metagym.algos.maml_arguments import learner_arguments
 from metagym.algos.maml_iteration import Played, play_and_adapt
 from metagym.algos.maml_rollout import Collector
-from metagym.algos.maml_rows import lock_step_rows, require_plain_env
+from metagym.algos.maml_rows import lock_step_rows, require_plain_env, with_rows
 from metagym.algos.reptile_adapt import adaptation_env, make_learner
+from metagym.algos.reptile_env import give_task, require_env
+from metagym.algos.reptile_inner import check_counts
 from metagym.algos.reptile_run import derived_seed
+from metagym.errors import ConfigError
 from metagym.learner_state import preserved_rng, reset_running_state
 
 if TYPE_CHECKING:
@@ -24,7 +28,7 @@ __all__ = ["adapt_tasks"]
 
 
 def adapt_tasks(
-    agent: "GradientMetaLearner", tasks: Sequence[Any], n_steps: int, seed: int | None
+    agent: "GradientMetaLearner", tasks: Sequence[Any], n_steps: int, n_envs: int | None, seed: int | None
 ) -> list[BaseAlgorithm]:
     """Independent learners that have adapted to one task each; see `GradientMetaLearner.adapt_many`.
 
@@ -32,16 +36,14 @@ def adapt_tasks(
         agent: whose meta-parameters they start from.
         tasks: tasks or envs.
         n_steps: gradient steps.
+        n_envs: rows of each task; None: those of the env.
         seed: of the noise.
     """
-    reads: Any = agent  # with all that adaptation_env reads
     with preserved_rng():
         entropy = int(np.random.randint(2**31 - 1)) if seed is None else seed  # noqa: NPY002 (SB3's stream)
         # One more than there are steps: what is random where tasks begin hangs on the first, also without a step.
         seeds = [[derived_seed(entropy, place, step) for step in range(n_steps + 1)] for place in range(len(tasks))]
-        envs = [adaptation_env(reads, task, own[0]) for task, own in zip(tasks, seeds, strict=True)]
-        for env in envs:
-            require_plain_env(env)
+        envs = [_env(agent, task, n_envs, own[0]) for task, own in zip(tasks, seeds, strict=True)]
         if tasks and _play_together(envs, tasks):
             played = _play(agent, envs[0], tasks, seeds, n_steps)
             return [_model(agent, env, played, place) for place, env in enumerate(envs)]
@@ -53,8 +55,28 @@ def adapt_tasks(
 
 
 def _play_together(envs: Sequence[VecEnv], tasks: Sequence[Any]) -> bool:
-    given = any(isinstance(task, str | gym.Env | VecEnv | VectorEnv) for task in tasks)
-    return not given and lock_step_rows(envs[0], 1) is not None
+    return not any(map(_is_env, tasks)) and lock_step_rows(envs[0], 1) is not None
+
+
+def _is_env(task: Any) -> bool:
+    return isinstance(task, str | gym.Env | VecEnv | VectorEnv)
+
+
+def _env(agent: "GradientMetaLearner", task: Any, n_envs: int | None, seed: int) -> VecEnv:
+    """An env of its own for one adaptation."""
+    reads: Any = agent  # with all that adaptation_env reads
+    if n_envs is None:
+        env = adaptation_env(reads, task, seed)
+    else:
+        check_counts(n_envs=n_envs)
+        if _is_env(task):
+            raise ConfigError(f"n_envs={n_envs} goes with a task: the env given has the rows that it has")
+        env = with_rows(require_env(agent.env), n_envs)
+        give_task(env, task)
+        env.seed(seed)
+        env.action_space.seed(seed)
+    require_plain_env(env)
+    return env
 
 
 def _play(
@@ -67,7 +89,10 @@ def _play(
 def _model(agent: "GradientMetaLearner", env: VecEnv, played: Played, place: int) -> BaseAlgorithm:
     """A plain learner with the parameters that one task led to."""
     like: Any = agent  # with all that make_learner reads
-    model = make_learner(like, env, agent._inner_arguments)
+    arguments = agent._inner_arguments
+    if env.num_envs != agent.n_envs:
+        arguments = learner_arguments(agent.learner_class, agent.learner_kwargs, env.num_envs)
+    model = make_learner(like, env, arguments)
     own: dict[str, th.Tensor] = dict(model.policy.named_parameters())
     with th.no_grad():
         for name, tensor in agent.learner.policy.named_parameters():

@@ -1,7 +1,7 @@
 """Arguments of gradient meta-learners: which are accepted, and which learner is inside."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,12 +11,21 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from metagym.algos.maml_rows import require_plain_env
 from metagym.algos.reptile_env import task_vec_env
-from metagym.algos.reptile_inner import check_counts, check_outer, find_learner_class
+from metagym.algos.reptile_inner import check_counts, check_outer, find_learner_class, inner_arguments
 from metagym.errors import ConfigError
 
-__all__ = ["DEFAULT_TRAJECTORIES", "actor_critic_class", "check_settings", "inner_rates", "step_count", "tasks_env"]
+__all__ = [
+    "DEFAULT_TRAJECTORIES",
+    "actor_critic_class",
+    "check_settings",
+    "inner_rates",
+    "learner_arguments",
+    "step_count",
+    "tasks_env",
+]
 
 DEFAULT_TRAJECTORIES = 20
+_LONGEST_ROLLOUT = 100
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "first_order": (False, True),
@@ -116,6 +125,16 @@ def actor_critic_class(learner_class: Any) -> type[BaseAlgorithm]:
             "subclass; Reptile takes any learner"
         )
     return found
+
+
+def learner_arguments(learner_class: type[BaseAlgorithm], given: Mapping[str, Any], n_envs: int) -> dict[str, Any]:
+    """Keywords of the plain learner inside, with rollouts of at most 100 steps a row where none are given.
+
+    Raises:
+        ConfigError: if one is not the learner's to have, or unknown.
+    """
+    longest = max(_LONGEST_ROLLOUT, given.get("n_steps", 1))
+    return inner_arguments(learner_class, given, n_envs, n_envs * longest)
 
 
 def tasks_env(label: str, env: Any, n_envs: int | None, split: str | None, env_kwargs: dict[str, Any] | None) -> VecEnv:

@@ -16,7 +16,14 @@ from typing_extensions import Self, override
 
 from metagym.algos.learner_checkpoint import Checkpointed, resume_rng
 from metagym.algos.maml_adapt import adapt_tasks
-from metagym.algos.maml_arguments import actor_critic_class, check_settings, inner_rates, step_count, tasks_env
+from metagym.algos.maml_arguments import (
+    actor_critic_class,
+    check_settings,
+    inner_rates,
+    learner_arguments,
+    step_count,
+    tasks_env,
+)
 from metagym.algos.maml_checkpoint import contents, restore
 from metagym.algos.maml_inner import InnerLosses, Objective
 from metagym.algos.maml_iteration import iterate, pin_any
@@ -27,7 +34,6 @@ from metagym.algos.maml_policy import PolicyFunction
 from metagym.algos.maml_start import Start
 from metagym.algos.reptile_adapt import make_learner
 from metagym.algos.reptile_env import give_task, require_env
-from metagym.algos.reptile_inner import inner_arguments
 from metagym.algos.reptile_log import log_progress, start_counting
 from metagym.types import Array
 
@@ -35,8 +41,6 @@ __all__ = ["GradientMetaLearner"]
 
 _SET_ELSEWHERE = frozenset({"learner_class", "learning_rate", "policy_kwargs", "tensorboard_log", "verbose"})
 """Stored arguments that are set elsewhere."""
-_LONGEST_INNER_ROLLOUT = 100
-"""Steps a row that the plain learner's own rollouts are made for, where its defaults are longer."""
 
 
 class GradientMetaLearner(Checkpointed):
@@ -218,9 +222,7 @@ class GradientMetaLearner(Checkpointed):
         # Without a seed it hangs on the process's random state, as all of SB3 does.
         self._entropy = int(np.random.randint(2**31 - 1)) if self.seed is None else self.seed  # noqa: NPY002
         agent: Any = self  # with all that make_learner reads
-        self._inner_arguments = inner_arguments(
-            self.learner_class, self.learner_kwargs, self.n_envs, self.n_envs * _LONGEST_INNER_ROLLOUT
-        )
+        self._inner_arguments = learner_arguments(self.learner_class, self.learner_kwargs, self.n_envs)
         self.learner = make_learner(agent, self.env, self._inner_arguments)
         self.policy = self.learner.policy
         self._parts = make_parts(self)
@@ -307,7 +309,9 @@ class GradientMetaLearner(Checkpointed):
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         return total_timesteps, self._init_callback(callback)
 
-    def adapt(self, task: Any, n_steps: int | None = None, *, seed: int | None = None) -> BaseAlgorithm:
+    def adapt(
+        self, task: Any, n_steps: int | None = None, *, n_envs: int | None = None, seed: int | None = None
+    ) -> BaseAlgorithm:
         """A learner that has taken some gradient steps on one task from the meta-parameters; `self` stays as it is.
 
         What is returned is a plain learner of `learner_class`, independent of this one: it can learn on in its env (a
@@ -318,29 +322,32 @@ class GradientMetaLearner(Checkpointed):
         Args:
             task: a task, as the env's ``set_task`` takes it; or an env (scalar, vector, or id) to adapt in as it is.
             n_steps: gradient steps, each on fresh episodes, one in every row; `n_inner_steps` by default.
+            n_envs: rows, where a task is given and the training env is of one of metagym's families; as many as in
+                training by default.
             seed: of the noise of this adaptation.
 
         Raises:
             ConfigError: if the training env cannot be copied, or there is none: give an env instead of a task.
             DivergenceError: if what was learnt is not finite.
         """
-        return adapt_tasks(self, [task], step_count(n_steps, self.n_inner_steps), seed)[0]
+        return adapt_tasks(self, [task], step_count(n_steps, self.n_inner_steps), n_envs, seed)[0]
 
     def adapt_many(
-        self, tasks: Sequence[Any], n_steps: int | None = None, *, seed: int | None = None
+        self, tasks: Sequence[Any], n_steps: int | None = None, *, n_envs: int | None = None, seed: int | None = None
     ) -> list[BaseAlgorithm]:
         """A learner for each task, as `adapt` returns them; tasks of metagym's families are played all at once.
 
         Args:
             tasks: tasks, as the env's ``set_task`` takes them; or envs, which are adapted in one after the other.
             n_steps: gradient steps on each task.
+            n_envs: rows of each, as in `adapt`.
             seed: of the noise; each task's hangs on it and on the task's place.
 
         Raises:
             ConfigError: as `adapt`.
             DivergenceError: if what a learner learnt is not finite.
         """
-        return adapt_tasks(self, tasks, step_count(n_steps, self.n_inner_steps), seed)
+        return adapt_tasks(self, tasks, step_count(n_steps, self.n_inner_steps), n_envs, seed)
 
     @override
     def predict(

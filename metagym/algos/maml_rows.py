@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, VecTransposeImage
 from typing_extensions import override
 
 from metagym.algos.batched_rows import TaskRows, require_native
@@ -13,8 +14,18 @@ from metagym.algos.reptile_env import give_task
 from metagym.engine import TaskVectorEnv
 from metagym.errors import ConfigError
 from metagym.types import Array, Bool, Int
+from metagym.wrappers.sb3 import VectorEnvAdapter
 
-__all__ = ["EpisodeRows", "LockStepRows", "Outcome", "VecEnvRows", "lock_step_rows", "put", "require_plain_env"]
+__all__ = [
+    "EpisodeRows",
+    "LockStepRows",
+    "Outcome",
+    "VecEnvRows",
+    "lock_step_rows",
+    "put",
+    "require_plain_env",
+    "with_rows",
+]
 
 
 class Outcome(NamedTuple):
@@ -65,6 +76,28 @@ def lock_step_rows(env: VecEnv, num_tasks: int) -> "LockStepRows | None":
     except ConfigError:
         return None
     return LockStepRows(native, num_tasks, env if isinstance(env, VecTransposeImage) else None)
+
+
+def with_rows(env: VecEnv, num_rows: int) -> VecEnv:
+    """A new vector env like a native one, with another number of rows.
+
+    Raises:
+        ConfigError: if the env is not that of a family of metagym's.
+    """
+    inner = env.venv if isinstance(env, VecTransposeImage) else env
+    try:
+        like = require_native(inner)
+    except ConfigError as other:
+        raise ConfigError(f"n_envs={num_rows} needs a training env of one of metagym's families") from other
+    native = TaskVectorEnv(
+        like.family,
+        num_rows,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        max_episode_steps=like.max_episode_steps,
+        distribution=like.task_distribution,
+    )
+    made = VecMonitor(VectorEnvAdapter(native))
+    return VecTransposeImage(made) if isinstance(env, VecTransposeImage) else made
 
 
 class EpisodeRows(ABC):

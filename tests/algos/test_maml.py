@@ -139,6 +139,25 @@ def test_envs_can_be_adapted_in_as_they_are():
     assert line.env.get_attr("played")[0] == before
 
 
+def test_adaptation_may_play_more_episodes_than_training():
+    agent = tiny()
+    expert = agent.adapt(task_of(), n_steps=2, n_envs=5, seed=1)
+
+    assert expert.n_envs == 5
+    assert expert.num_timesteps == 2 * 5 * 6
+    assert expert.learn(40).num_timesteps >= 40
+    # Three rows are what they are by default.
+    one, other = (agent.adapt(task_of(), n_envs=rows, seed=1) for rows in (3, None))
+    assert same(dict(one.policy.state_dict()), dict(other.policy.state_dict()))
+    for call, words in (
+        (lambda: agent.adapt(task_of(), n_envs=0), "n_envs must be an integer"),
+        (lambda: agent.adapt(tiny().env, n_envs=4), "goes with a task"),
+        (lambda: tiny(env=line_env(3)).adapt(0.5, n_envs=4), "of one of metagym's families"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            call()
+
+
 class Recorder(BaseCallback):
     def __init__(self):
         super().__init__()
