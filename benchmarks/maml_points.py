@@ -128,8 +128,8 @@ def render(result: dict[str, Any]) -> str:
         "",
         f"Mean return on {result['tasks']} held-out goals over {len(result['seeds'])} seeds [95 % CI over seeds], "
         f"final weights after {result['iterations']} iterations of 20 tasks with 20 episodes before and 20 after one "
-        f"step; in tests {ROWS} episodes a step, steps of 0.1 first and 0.05 then, sampled actions. Minutes of processor "
-        "time.",
+        f"step; in tests {ROWS} episodes a step, steps of 0.1 first and 0.05 then, sampled actions. Minutes of "
+        "processor time.",
     ]
     return "\n".join(lines)
 
