@@ -191,18 +191,12 @@ class GradientMetaLearner(Checkpointed):
         check_settings(settings)
         self.learner_class = actor_critic_class(learner_class)
         needs_env = env is not None or _init_setup_model
+        vec_env = tasks_env(type(self).__name__, env, n_envs, split, env_kwargs) if needs_env else None
+        folder = None if tensorboard_log is None else str(tensorboard_log)
         super().__init__(
-            policy,
-            tasks_env(type(self).__name__, env, n_envs, split, env_kwargs) if needs_env else None,
-            learning_rate,
-            policy_kwargs=dict(policy_kwargs or {}),
-            stats_window_size=stats_window_size,
-            tensorboard_log=None if tensorboard_log is None else str(tensorboard_log),
-            verbose=verbose,
-            device=device,
-            support_multi_env=True,
-            seed=seed,
-        )
+            policy, vec_env, learning_rate, policy_kwargs=dict(policy_kwargs or {}), tensorboard_log=folder,
+            stats_window_size=stats_window_size, verbose=verbose, device=device, support_multi_env=True, seed=seed,
+        )  # fmt: skip
         vars(self).update({name: value for name, value in settings.items() if name not in _SET_ELSEWHERE})
         self.inner_learning_rate = inner_rates(inner_learning_rate)
         self.learner_kwargs = dict(learner_kwargs or {})

@@ -25,7 +25,10 @@ from metagym.algos.batched_policy import ELEMENTWISE
 from metagym.algos.maml_actions import Heads
 from metagym.errors import ConfigError
 
-__all__ = ["Parameters", "PolicyFunction", "Seen", "policy_function", "require_functional", "stacked"]
+__all__ = [
+    "MlpFunction", "Parameters", "PolicyFunction", "Seen", "VmapFunction", "policy_function", "require_functional",
+    "stacked",
+]  # fmt: skip
 
 Parameters: TypeAlias = Mapping[str, th.Tensor]
 Seen: TypeAlias = th.Tensor | dict[str, th.Tensor]
