@@ -55,7 +55,8 @@ AlgoOption = Annotated[
     str,
     typer.Option(
         "--algo",
-        help="`rl2` (learns in its memory), `reptile` (learns to be fine-tuned), or what to compare them with: "
+        help="`rl2` (learns in its memory), `reptile` (learns to be fine-tuned), `maml`, `fomaml`, `promp`, `emaml`, "
+        "`meta-sgd` or `probabilistic-maml` (learn to take policy-gradient steps), or what to compare them with: "
         "`joint-training`, `from-scratch`, `revealed-task`.",
     ),
 ]

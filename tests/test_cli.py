@@ -105,7 +105,7 @@ def test_train_evaluate_plot_and_resume(monkeypatch, capsys, tmp_path):
     [
         (("train", "--env", "MetaNothing-v0"), "accepted are MetaAcrobot-v0, MetaAntDir-v0"),
         (("train", "--env", "nowhere:MetaNothing-v0"), "nowhere"),
-        (("train", "--algo", "sarsa"), "accepted are from-scratch, joint-training, reptile, revealed-task, rl2"),
+        (("train", "--algo", "sarsa"), "accepted are emaml, fomaml, from-scratch, joint-training"),
         (("train", "--set", "episodes_per_trial=0"), "episodes_per_trial"),
         (("train", "--set", "learner_class=Dyna"), "learner_class"),
         (("train", "--env-set", "size=1"), "size"),

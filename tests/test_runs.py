@@ -35,6 +35,8 @@ KINDS = {
     "rl2-DQN": ("rl2", "DQN", {**TRIALS, "window": 4}, REPLAY),
     "reptile": ("reptile", None, {**SMALL, "inner_timesteps": 80}, {}),
     "reptile-DQN": ("reptile", "DQN", {**SMALL, "inner_timesteps": 80}, {"batch_size": 8}),
+    "maml": ("maml", None, {**SMALL, "meta_batch_size": 2}, {}),
+    "promp-A2C": ("promp", "A2C", {**SMALL, "meta_batch_size": 2, "outer": "ppo", "inner_kl_coef": 0.1}, {}),
     "joint-training": ("joint-training", None, SMALL, ROLLOUTS),
     "joint-training-QRDQN": ("joint-training", "QRDQN", SMALL, REPLAY),
     "from-scratch": ("from-scratch", "A2C", SMALL, {}),
@@ -193,7 +195,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"algo": "ppo"}, r"accepted are from-scratch, joint-training, reptile, revealed-task, rl2"),
+        ({"algo": "ppo"}, r"accepted are emaml, fomaml, from-scratch, .*, maml, .*, revealed-task, rl2"),
         ({"env_id": "MetaNothing-v0"}, "MetaNothing-v0"),
         ({"total_timesteps": 0}, "at least 1"),
         ({"env_kwargs": {"sizes": 3}}, "sizes"),

@@ -21,7 +21,7 @@ from metagym.learner_state import LearnerState, preserved_rng, reset_running_sta
 if TYPE_CHECKING:
     from metagym.algos.reptile import Reptile
 
-__all__ = ["adapt_learner", "make_learner"]
+__all__ = ["adapt_learner", "adaptation_env", "make_learner"]
 
 
 def make_learner(agent: "Reptile", env: VecEnv | None, arguments: Mapping[str, Any]) -> BaseAlgorithm:
@@ -80,7 +80,7 @@ def adapt_learner(
     with preserved_rng():
         if seed is not None:
             set_random_seed(seed)
-        env = _adaptation_env(agent, task, seed)
+        env = adaptation_env(agent, task, seed)
         env = env if normalization is None else normalized(env, normalization, training=False)
         if is_new:
             forget_statistics(env)
@@ -96,7 +96,17 @@ def adapt_learner(
     return model
 
 
-def _adaptation_env(agent: "Reptile", task: Any, seed: int | None) -> VecEnv:
+def adaptation_env(agent: "Reptile", task: Any, seed: int | None) -> VecEnv:
+    """The env that an adaptation takes place in: a copy of the training env that holds the task, or the env given.
+
+    Args:
+        agent: whose training env.
+        task: a task, or an env.
+        seed: of the env; None: it goes on, and a copy is seeded from the process's random state.
+
+    Raises:
+        ConfigError: if the training env cannot be copied, or there is none.
+    """
     if isinstance(task, gym.Env):
         # Copies, and not a native env of its family, because its pin counts here.
         env = vec_env_of_copies(task, agent.n_envs)

@@ -26,6 +26,12 @@ __all__ = ["ALGOS", "RunConfig", "accepted_keywords", "learner_type", "named_cla
 ALGOS = {
     "rl2": "metagym.algos.rl2:RL2",
     "reptile": "metagym.algos.reptile:Reptile",
+    "maml": "metagym.algos.maml:MAML",
+    "fomaml": "metagym.algos.maml:FOMAML",
+    "promp": "metagym.algos.maml_promp:ProMP",
+    "emaml": "metagym.algos.maml_emaml:EMAML",
+    "meta-sgd": "metagym.algos.maml_meta_sgd:MetaSGD",
+    "probabilistic-maml": "metagym.algos.maml_probabilistic:ProbabilisticMAML",
     "joint-training": "metagym.algos.joint_training:JointTraining",
     "from-scratch": "metagym.algos.from_scratch:FromScratch",
     "revealed-task": "metagym.algos.revealed_task:RevealedTask",
@@ -78,10 +84,11 @@ def accepted_keywords(algo: str, learner: str | None = None) -> tuple[list[str],
         outer = maker_of(row) or outer
     else:
         inside = _inside(learner or "PPO")
-    own, inner = _named(outer), set(keywords_of(inside).names) - _NO_SETTINGS
+    own, inner = set(keywords_of(outer).names) - _NO_SETTINGS, set(keywords_of(inside).names) - _NO_SETTINGS
     shared = inner & (OWN_ARGUMENTS | {"stats_window_size"})
     if algo == "rl2":
-        own |= shared
+        # What it takes besides is its learner's.
+        own = _named(outer) | shared
     return sorted(own), None if keywords_of(inside).open else sorted(inner - shared)
 
 
