@@ -12,7 +12,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rl2_bandits import ENV_ID, WORK, Job, run
+from benchmarks.rl2_bandits import WORK, training
+from benchmarks.rl2_runs import Training, run
 from benchmarks.rl2_settings import CELLS
 from benchmarks.stored import parser, store
 from metagym.files import replacing
@@ -23,27 +24,27 @@ COLUMN = "exchangeable, expected regret"
 SEED = 0
 
 
-def entry_of(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+def entry_of(one: Training, result: dict[str, Any]) -> dict[str, Any]:
     """What the index says of an agent."""
-    cell = CELLS[job.cell]
     return {
-        "env_id": ENV_ID, "env_kwargs": {"num_arms": cell.arms}, "episodes_per_trial": cell.pulls,
-        "command": f"python -m benchmarks.pretrained --cells {job.cell}", "seed": job.seed, "steps": result["steps"],
-        "score": result["test"]["score"], "error": result["test"]["score_error"], "limit": cell.limit,
-        "tasks": job.tasks,
+        "env_id": one.env_id, "env_kwargs": one.keywords["env_kwargs"],
+        "episodes_per_trial": one.keywords["episodes_per_trial"],
+        "command": f"python -m benchmarks.pretrained --cells {one.row}", "seed": one.seed, "steps": result["steps"],
+        "score": result["test"]["score"], "error": result["test"]["score_error"], "limit": CELLS[one.row].limit,
+        "tasks": one.tasks,
     }  # fmt: skip
 
 
-def write(jobs: Sequence[Job], results: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
+def write(trainings: Sequence[Training], results: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """Copy the checkpoints, without the trials that were being played; returns the index with them."""
     index = folder / "index.json"
     entries = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
-    for job, result in zip(jobs, results, strict=True):
-        with replacing(folder / f"{job.cell}.zip") as partial:
-            meta, arrays = read_archive(job.work / result["checkpoint"])
+    for one, result in zip(trainings, results, strict=True):
+        with replacing(folder / f"{one.row}.zip") as partial:
+            meta, arrays = read_archive(one.work / result["checkpoint"])
             kept = {name: array for name, array in arrays.items() if not name.startswith(("env/", "rollout/"))}
             write_archive(partial, meta=meta, arrays=kept)
-        entries[job.cell] = entry_of(job, result)
+        entries[one.row] = entry_of(one, result)
     with replacing(index) as partial:
         partial.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n", encoding="utf-8")
     return dict(sorted(entries.items()))
@@ -78,13 +79,11 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, default=WORK)
     arguments.add_argument("--package", type=Path, default=PACKAGE)
     given = arguments.parse_args()
-    jobs = [
-        Job(cell=cell, column=COLUMN, seed=SEED, scale=1.0, tasks=given.tasks, work=given.work) for cell in given.cells
-    ]
+    trainings = [training(cell, COLUMN, SEED, tasks=given.tasks, work=given.work) for cell in given.cells]
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        results = list(pool.map(run, jobs))
+        results = list(pool.map(run, trainings))
     given.package.mkdir(parents=True, exist_ok=True)
-    store(write(jobs, results, given.package), given.out, render)
+    store(write(trainings, results, given.package), given.out, render)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch as th
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import WORK, Training, measure, summary
+from benchmarks.rl2_runs import Training, add_options, measure, seeds_of, summary
 from benchmarks.stored import parser, store
 from metagym import TaskDistribution, make_family
 from metagym.algos import RL2
@@ -202,19 +202,15 @@ def main() -> None:
     arguments = parser(__doc__, "rl2_mdps")
     arguments.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     arguments.add_argument("--columns", nargs="+", choices=COLUMNS, default=["exchangeable, expected regret"])
-    arguments.add_argument("--seeds", type=int, default=5)
-    arguments.add_argument("--first-seed", type=int, default=1)
-    arguments.add_argument("--tasks", type=int, default=10_000)
-    arguments.add_argument("--workers", type=int, default=2)
-    arguments.add_argument("--work", type=Path, default=WORK / "rl2_mdps")
+    add_options(arguments, "rl2_mdps")
     given = arguments.parse_args()
     trainings = [
         training(row, column, seed, given.tasks, given.work)
         for row in given.rows
         for column in given.columns
-        for seed in range(given.first_seed, given.first_seed + given.seeds)
+        for seed in seeds_of(given)
     ]
-    result = measure(trainings, given.workers) | {"optimum": mean_optimum()[0]}
+    result = measure(trainings, given) | {"optimum": mean_optimum()[0]}
     store(result, given.out, render)
 
 

@@ -7,6 +7,7 @@ final weights and its journal are kept in a folder, and an interrupted command g
 import hashlib
 import json
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing_extensions import override
 from metagym.algos import RL2
 from metagym.files import replacing
 
-__all__ = ["WORK", "Training", "measure", "run", "summary"]
+__all__ = ["WORK", "Training", "add_options", "measure", "run", "seeds_of", "summary", "trained"]
 
 WORK = Path(__file__).resolve().parents[1] / "runs"
 
@@ -44,6 +45,7 @@ class Training:
         test: measures the trained agent on so many held-out tasks; a function of a module.
         tasks: number of them.
         work: folder of checkpoints, journals and results.
+        custom_objects: what a checkpoint cannot hold, as `RL2.load` takes it.
     """
 
     row: str
@@ -57,6 +59,7 @@ class Training:
     test: Callable[[RL2, int], dict[str, Any]]
     tasks: int
     work: Path = WORK
+    custom_objects: Mapping[str, Any] = field(default_factory=dict)
 
     def path(self, ending: str) -> Path:
         """Where a file of this training is kept; other settings, another file."""
@@ -123,7 +126,7 @@ def trained(training: Training) -> RL2:
     """The agent at the end of its training, from its checkpoint where there is one."""
     checkpoint = training.path(".zip")
     if checkpoint.exists():
-        agent: RL2 = RL2.load(checkpoint, device="cpu")
+        agent: RL2 = RL2.load(checkpoint, device="cpu", custom_objects=dict(training.custom_objects))
     else:
         training.path(".jsonl").unlink(missing_ok=True)
         agent = RL2(training.policy, training.env_id, seed=training.seed, device="cpu", **training.keywords)
@@ -153,11 +156,36 @@ def run(training: Training) -> dict[str, Any]:
     return result
 
 
-def measure(trainings: Sequence[Training], workers: int, score: str = "score") -> dict[str, Any]:
-    """All trainings, each in a process of its own, as a result of the docs; in the order given."""
+def add_options(arguments: ArgumentParser, name: str) -> None:
+    """The options that all tables have."""
+    arguments.add_argument("--seeds", type=int, default=5, help="trainings of each agent")
+    arguments.add_argument("--first-seed", type=int, default=1)
+    arguments.add_argument("--tasks", type=int, default=10_000, help="of the test")
+    arguments.add_argument("--workers", type=int, default=2, help="trainings at a time")
+    arguments.add_argument("--work", type=Path, default=WORK / name, help="checkpoints, journals and results")
+    arguments.add_argument("--finished", action="store_true", help="train nothing: show what --work holds")
+
+
+def seeds_of(given: Namespace) -> range:
+    """The seeds that are asked for."""
+    return range(given.first_seed, given.first_seed + given.seeds)
+
+
+def measure(trainings: Sequence[Training], given: Namespace, score: str = "score") -> dict[str, Any]:
+    """All trainings, each in a process of its own, as a result of the docs; in the order given.
+
+    Args:
+        trainings: what is asked for.
+        given: values of the options: with `finished`, only trainings that have ended.
+        score: key of what is printed of each.
+    """
+    if given.finished:
+        trainings = [training for training in trainings if training.path(".json").exists()]
+    if not trainings:
+        raise SystemExit(f"none of these trainings is finished in {given.work}")
     order = {training.path(""): place for place, training in enumerate(trainings)}
     done: list[dict[str, Any]] = [{}] * len(trainings)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(run, training): training for training in trainings}
         for finished in as_completed(waiting):
             one = finished.result()

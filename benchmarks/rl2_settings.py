@@ -25,6 +25,9 @@ class Cell:
         rows: trials of a rollout, all at the same time.
         rate: learning rate at the start; it falls to a tenth linearly.
         entropy: coefficient of the entropy bonus at the start; it falls to zero linearly.
+        minibatches: of a rollout.
+        bootstrap: lambda of the exchangeable policy that learns from regret, if it learns as long trials want it: with
+            a memory that lasts at first, values by the step that is left and, mostly, less bootstrapping from them.
     """
 
     arms: int
@@ -36,6 +39,8 @@ class Cell:
     rows: int = 64
     rate: float = 3e-3
     entropy: float = 0.03
+    minibatches: int = 4
+    bootstrap: float | None = None
 
     @property
     def key(self) -> str:
@@ -45,7 +50,8 @@ class Cell:
 
 _SHORT: dict[str, Any] = {"steps": 2_000_000, "plain_steps": 2_000_000, "rows": 512, "rate": 5e-3}
 _LONG: dict[str, Any] = {"steps": 5_000_000, "plain_steps": 50_000_000}
-_LONGEST: dict[str, Any] = {"steps": 20_000_000, "plain_steps": 100_000_000}
+_LONGEST: dict[str, Any] = {"plain_steps": 100_000_000, "entropy": 0.05, "bootstrap": 0.95}
+_K50: dict[str, Any] = _LONGEST | {"steps": 1_000_000, "minibatches": 16, "rate": 4e-3, "bootstrap": 0.9}
 _ALL = (
     Cell(arms=5, pulls=10, limit=6.6600, published=6.7, **_SHORT),
     Cell(arms=10, pulls=10, limit=6.7140, published=6.7, **_SHORT),
@@ -53,9 +59,9 @@ _ALL = (
     Cell(arms=5, pulls=100, limit=78.650, published=78.7, **_LONG),
     Cell(arms=10, pulls=100, limit=83.763, published=83.5, **_LONG),
     Cell(arms=50, pulls=100, limit=85.547, published=84.9, **_LONG),
-    Cell(arms=5, pulls=500, limit=408.59, published=401.6, **_LONGEST),
-    Cell(arms=10, pulls=500, limit=442.17, published=432.5, **_LONGEST),
-    Cell(arms=50, pulls=500, limit=464.86, published=438.9, **_LONGEST),
+    Cell(arms=5, pulls=500, limit=408.59, published=401.6, steps=2_000_000, **_LONGEST),
+    Cell(arms=10, pulls=500, limit=442.17, published=432.5, steps=1_200_000, minibatches=8, **_LONGEST),
+    Cell(arms=50, pulls=500, limit=464.86, published=438.9, **_K50),
 )
 CELLS: Mapping[str, Cell] = {cell.key: cell for cell in _ALL}
 
@@ -79,7 +85,7 @@ def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
     settings: dict[str, Any] = {
         "n_envs": cell.rows,
         "n_steps": cell.pulls,
-        "batch_size": cell.rows * cell.pulls // 4,
+        "batch_size": cell.rows * cell.pulls // cell.minibatches,
         "n_epochs": 4,
         "learning_rate": LinearSchedule(rate, rate / 10.0, 1.0),
         # Undiscounted, as returns are measured, where less noise allows it.
@@ -92,4 +98,12 @@ def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
         "privileged_critic": "privileged" in helps,
         "policy_kwargs": {"trial_steps": cell.pulls} if symmetric else {"rnn_hidden_size": 64},
     }
+    if cell.bootstrap is not None and {"exchangeable", "regret"} <= helps:
+        settings |= _for_long_trials(cell.pulls, cell.bootstrap)
     return (ExchangeableTrialPolicy if symmetric else "MlpPolicy"), settings
+
+
+def _for_long_trials(pulls: int, bootstrap: float) -> dict[str, Any]:
+    scale = pulls / 10.0
+    own = {"trial_steps": pulls, "value_scale": scale, "value_per_step": True, "memory_steps": pulls}
+    return {"gae_lambda": bootstrap, "vf_coef": 0.5 / scale**2, "policy_kwargs": own}

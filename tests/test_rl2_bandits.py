@@ -1,12 +1,14 @@
 """The benchmark of RL² on bandits: what it trains, keeps and shows, on a cell of a few pulls."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch as th
 
-from benchmarks import rl2_bandits
-from benchmarks.rl2_bandits import Job, render, run, trained
+from benchmarks import pretrained, rl2_bandits, rl2_runs
+from benchmarks.rl2_bandits import render, training
+from benchmarks.rl2_runs import Journal, run, trained
 from benchmarks.rl2_settings import CELLS, COLUMNS, Cell, keywords
 from metagym.algos import RL2
 from metagym.nets import ExchangeableTrialPolicy
@@ -14,9 +16,13 @@ from metagym.nets import ExchangeableTrialPolicy
 TINY = Cell(arms=3, pulls=4, limit=2.6, published=2.6, steps=80, plain_steps=120, rows=10)
 
 
+LONG = Cell(arms=3, pulls=8, limit=5.2, published=5.2, steps=160, plain_steps=160, rows=10, bootstrap=0.9)
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(CELLS, TINY.key, TINY)
+    monkeypatch.setitem(CELLS, LONG.key, LONG)
     monkeypatch.setattr(rl2_bandits, "ROWS", 20)
     threads = th.get_num_threads()
     th.set_num_threads(1)
@@ -24,8 +30,8 @@ def tiny(monkeypatch):
     th.set_num_threads(threads)
 
 
-def job(tmp_path, column="exchangeable, expected regret", **kwargs):
-    return Job(cell=TINY.key, column=column, seed=0, scale=1.0, tasks=40, work=tmp_path, **kwargs)
+def make_training(tmp_path, column="exchangeable, expected regret", **kwargs):
+    return training(TINY.key, column, 0, **{"tasks": 40, "work": tmp_path} | kwargs)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -39,28 +45,28 @@ def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column):
 
 
 def test_a_run_is_trained_measured_and_kept(tmp_path):
-    result = run(job(tmp_path))
+    result = run(make_training(tmp_path))
     assert result["steps"] == 80
     assert 0.0 < result["test"]["score"] < 4.0
     assert 0.0 < result["test"]["paid"] < 4.0
     assert (tmp_path / result["checkpoint"]).exists()
-    kept = job(tmp_path).path(".json")
+    kept = make_training(tmp_path).path(".json")
     changed = json.loads(kept.read_text()) | {"steps": -1}
     kept.write_text(json.dumps(changed))
-    assert run(job(tmp_path))["steps"] == -1  # read, not run again
+    assert run(make_training(tmp_path))["steps"] == -1  # read, not run again
 
 
 def test_an_interrupted_training_goes_on_to_the_bit_and_its_time_adds_up(tmp_path, monkeypatch):
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    whole, part = trained(job(tmp_path / "whole")), job(tmp_path / "parts")
-    write = rl2_bandits.Journal.write
+    whole, part = trained(make_training(tmp_path / "whole")), make_training(tmp_path / "parts")
+    write = Journal.write
 
     def stop(self):
         write(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rl2_bandits.Journal, "_on_step", lambda self: self.model.num_timesteps < 50 or stop(self))
+    monkeypatch.setattr(Journal, "_on_step", lambda self: self.model.num_timesteps < 50 or stop(self))
     with pytest.raises(KeyboardInterrupt):
         trained(part)
     monkeypatch.undo()
@@ -73,8 +79,64 @@ def test_an_interrupted_training_goes_on_to_the_bit_and_its_time_adds_up(tmp_pat
     assert lines[0]["seconds"] < lines[1]["seconds"]
 
 
+def test_other_settings_are_kept_in_other_files_and_other_measures_too(tmp_path):
+    paths = {
+        make_training(tmp_path, **other).path(".json")
+        for other in ({}, {"scale": 2.0}, {"tasks": 20}, {"column": "plain"}, {"column": "exchangeable"})
+    }
+    assert len(paths) == 5
+    assert make_training(tmp_path).path(".json") in paths
+
+
+def test_plain_agents_train_for_steps_of_their_own(tmp_path):
+    assert make_training(tmp_path).steps == 80
+    assert make_training(tmp_path, column="plain", scale=0.5).steps == 60
+
+
+def test_a_table_of_several_trainings_is_measured_in_their_order_and_shown(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "table.json"
+    # A spawned process would not know the cell of these tests.
+    monkeypatch.setattr(rl2_runs, "ProcessPoolExecutor", lambda _, mp_context: ThreadPoolExecutor(1))
+    columns = ("plain", "exchangeable, regret")
+    given = ["--cells", TINY.key, LONG.key, "--columns", *columns, "--seeds", "2", "--first-seed", "3"]
+    monkeypatch.setattr(
+        "sys.argv", ["rl2_bandits", *given, "--tasks", "20", "--work", str(tmp_path), "--out", str(out)]
+    )
+    rl2_bandits.main()
+    kept = json.loads(out.read_text())
+    order = [(one["row"], one["column"], one["seed"]) for one in kept["runs"]]
+    assert order == [(key, column, seed) for key in (TINY.key, LONG.key) for column in columns for seed in (3, 4)]
+    assert (kept["tasks"], kept["scale"]) == (20, 1.0)
+    assert render(kept) in capsys.readouterr().out
+
+
+def test_long_trials_are_learnt_with_memories_that_last_and_values_by_the_step(tmp_path):
+    one = training(LONG.key, "exchangeable, regret", 1, work=tmp_path)
+    assert one.keywords["policy_kwargs"] == {
+        "trial_steps": 8, "value_scale": 0.8, "value_per_step": True, "memory_steps": 8,
+    }  # fmt: skip
+    policy = trained(one).policy
+    assert (policy.memory_steps, policy.value_scale, policy.value_per_step) == (8, 0.8, True)
+    plain = training(LONG.key, "exchangeable", 1, work=tmp_path)
+    assert plain.keywords["policy_kwargs"] == {"trial_steps": 8}
+
+
+def test_an_agent_is_written_into_a_package_without_the_trials_it_was_playing(tmp_path):
+    one = make_training(tmp_path)
+    index = pretrained.write([one], [run(one)], tmp_path / "package")
+    assert index[TINY.key]["episodes_per_trial"] == TINY.pulls
+    assert index[TINY.key]["command"] == f"python -m benchmarks.pretrained --cells {TINY.key}"
+    assert f"| `{TINY.key}` |" in pretrained.render(index)
+    small, whole = tmp_path / "package" / f"{TINY.key}.zip", one.path(".zip")
+    assert small.stat().st_size < whole.stat().st_size
+    with pytest.warns(UserWarning, match="its trials start anew"):
+        agents = [RL2.load(path, device="cpu") for path in (small, whole)]
+    for mine, own in zip(*(agent.policy.parameters() for agent in agents), strict=True):
+        assert th.equal(mine, own)
+
+
 def test_the_score_is_the_mean_of_what_is_paid_with_less_noise(tmp_path):
-    agent = trained(job(tmp_path))
+    agent = trained(make_training(tmp_path))
     test = rl2_bandits.tested(agent, TINY, 4000)
     error = (test["score_error"] ** 2 + test["paid_error"] ** 2) ** 0.5
     assert abs(test["score"] - test["paid"]) < 4.0 * error
@@ -83,11 +145,11 @@ def test_the_score_is_the_mean_of_what_is_paid_with_less_noise(tmp_path):
 
 def test_the_table_has_a_row_for_each_cell_and_column():
     runs = [
-        {"cell": "bandit-k10-n100", "column": "plain", "seed": seed, "steps": 2_000_000, "seconds": 60.0,
+        {"row": "bandit-k10-n100", "column": "plain", "seed": seed, "steps": 2_000_000, "processor_seconds": 60.0,
          "test": {"score": score, "score_error": 0.0}}
         for seed, score in enumerate([82.0, 84.0])
     ]  # fmt: skip
     table = render({"runs": runs, "tasks": 10_000, "scale": 1.0})
-    row = "| 10, 100 | 83.5 | 83.76 | plain | 83.00 ± 1.39 | 99.09 | 82.00 | 2.0M | 1.0 |"
+    row = "| 10, 100 | 83.5 | 83.76 | plain | 83.00 ± 1.96 | 99.09 | 82.00 | 2 | 2.0M | 1.0 |"
     assert row in table
-    assert "2 seeds on 10,000 held-out tasks" in table
+    assert "10,000 held-out tasks" in table

@@ -30,8 +30,8 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column):
-    one = training("tiny", column, 0, 20, rl2_mdps.WORK)
+def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column, tmp_path):
+    one = training("tiny", column, 0, 20, tmp_path)
     agent = RL2(one.policy, one.env_id, device="cpu", **keywords(TINY, column))
     assert isinstance(agent.policy, ExchangeableMDPPolicy) == ("exchangeable" in column)
     assert agent.expected_rewards == ("expected" in column)
@@ -57,7 +57,7 @@ def test_both_measures_of_random_actions_are_the_random_return():
     assert 0.0 < measured["score_error"] < measured["paid_error"]
 
 
-def test_the_mean_optimum_is_that_of_the_reference():
+def test_the_mean_optimum_is_that_of_the_reference(tmp_path):
     best, error = rl2_mdps.mean_optimum()
     assert abs(best - 21.83) < 4.0 * error
-    assert isinstance(training("tiny", "plain", 0, 20, rl2_mdps.WORK).test, partial)
+    assert isinstance(training("tiny", "plain", 0, 20, tmp_path).test, partial)

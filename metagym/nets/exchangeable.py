@@ -68,6 +68,11 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
         remember: "taken" or "all".
         head_size: F, width of keys, queries and pooled features.
         rnn_hidden_size: width of one arm's memory.
+        value_scale: values are so many times what the value network puts out. Of about the size of returns, it spares
+            the network large weights; ``vf_coef`` then wants to be divided by its square, so that the loss of values
+            does not drown that of actions.
+        value_per_step: with `trial_steps`: values are also multiplied by the fraction of the trial that is left, so
+            that the network learns what a step is worth. For long trials without a discount.
         **kwargs: those of `TrialActorCriticPolicy`, but for feature extractors: observations are read as they are.
 
     Raises:
@@ -85,6 +90,8 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
         remember: str = "taken",
         head_size: int = 16,
         rnn_hidden_size: int = 16,
+        value_scale: float = 1.0,
+        value_per_step: bool = False,
         **kwargs: Any,
     ) -> None:
         if not isinstance(action_space, spaces.Discrete):
@@ -95,9 +102,16 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
         for name, value in (("head_size", head_size), ("trial_steps", 1 if trial_steps is None else trial_steps)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+        if isinstance(value_scale, bool) or not isinstance(value_scale, int | float) or not 0 < value_scale < math.inf:
+            raise ConfigError(f"value_scale must be a positive number, got {value_scale!r}")
+        if value_per_step not in (False, True) or (value_per_step and trial_steps is None):
+            raise ConfigError(
+                f"value_per_step must be True or False, and True with trial_steps only, got {value_per_step!r}"
+            )
         if net_arch or kwargs.get("features_extractor_class"):
             raise ConfigError("net_arch and features_extractor_class have no place here: leave them out")
         self.trial_steps, self.remember, self.head_size = trial_steps, remember, head_size
+        self.value_scale, self.value_per_step = float(value_scale), value_per_step
         self.n_arms = int(action_space.n)
         super().__init__(
             observation_space,
@@ -142,7 +156,7 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
 
     @override
     def _make_rnn(self) -> TrialRNN:
-        return TrialRNN(self.rnn_type, self._input_size, self.rnn_hidden_size, self.n_rnn_layers)
+        return self._new_rnn(self._input_size)
 
     def _clock(self, passed: th.Tensor) -> th.Tensor:
         """What is seen of the time, (n, 1 or 2), from the numbers of steps that have passed, (n,)."""
@@ -239,7 +253,9 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
         arms = outputs[-1]
         pooled = arms.pooled(self.critic_pool, self._told(len(arms.shared), tasks))
         values: th.Tensor = self.value_net(th.cat([arms.shared, pooled], dim=1))
-        return values
+        if self.value_per_step:
+            values = values * arms.shared[:, -2:-1]
+        return values if self.value_scale == 1.0 else self.value_scale * values
 
     def _told(self, n_rows: int, tasks: th.Tensor | None) -> th.Tensor | None:
         """What a privileged critic is told of each arm, (n, K, P'); zeros where nobody tells."""
@@ -256,4 +272,5 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
         kept = super()._get_constructor_parameters()
         for name in ("net_arch", "features_extractor_class", "features_extractor_kwargs", "activation_fn"):
             kept.pop(name)
-        return kept | {"trial_steps": self.trial_steps, "remember": self.remember, "head_size": self.head_size}
+        own = ("trial_steps", "remember", "head_size", "value_scale", "value_per_step")
+        return kept | {name: getattr(self, name) for name in own}

@@ -33,7 +33,10 @@ from metagym.nets.transitions import Seen, advanced, blank, context_of, seen_alo
 __all__ = ["ExchangeableMDPPolicy", "Planned"]
 
 _PAIR, _TIME = 4, 5
-_NO_PLACE = ("rnn_type", "rnn_hidden_size", "n_rnn_layers", "net_arch", "features_extractor_class", "activation_fn")
+_NO_PLACE = (
+    "rnn_type", "rnn_hidden_size", "n_rnn_layers", "memory_steps", "net_arch", "features_extractor_class",
+    "activation_fn",
+)  # fmt: skip
 
 
 class Planned(NamedTuple):

@@ -14,6 +14,7 @@ from torch.distributions import Categorical
 from typing_extensions import override
 
 from metagym.errors import ConfigError
+from metagym.nets.chunks import evaluate_in_chunks
 from metagym.nets.encoder import encoder_class_of
 from metagym.nets.recurrent import PackedTrials, RNNState, TrialRNN
 from metagym.types import Array
@@ -38,6 +39,12 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         rnn_hidden_size: width of the memory.
         n_rnn_layers: stacked recurrent layers.
         critic_task_size: P, numbers by which a privileged critic is told the task; 0: it is not.
+        memory_steps: at first the units of the memory keep what they read for 1 to so many steps (Tallec and Ollivier
+            2018): about the steps of a trial, where these are many. None: for two or three.
+        chunk_steps: `evaluate_actions` keeps in memory what the gradient of about so many steps needs (of a trial, if
+            a single one has more) and evaluates trials again, a group at a time, when gradients are due; results are
+            the same up to rounding, for one more forward pass. None: all at once. It bounds the memory of PPO and A2C
+            where trials are long and minibatches large; TRPO needs whole minibatches all the same.
         features_extractor_class: what reads one observation, before the memory; default: SB3's ``CombinedExtractor``
             for a Dict, ``NatureCNN`` for an image, ``FlattenExtractor`` else.
         **kwargs: those of ``ActorCriticPolicy``. With ``share_features_extractor=False`` the critic has an
@@ -58,14 +65,20 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         rnn_hidden_size: int = 64,
         n_rnn_layers: int = 1,
         critic_task_size: int = 0,
+        memory_steps: int | None = None,
+        chunk_steps: int | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
         if critic_task_size < 0:
             raise ConfigError(f"critic_task_size is at least 0, not {critic_task_size}.")
+        if chunk_steps is not None:
+            _check_steps(chunk_steps)
+        self.chunk_steps = chunk_steps
         self.rnn_type = rnn_type
         self.rnn_hidden_size = rnn_hidden_size
         self.n_rnn_layers = n_rnn_layers
+        self.memory_steps = memory_steps
         self.critic_task_size = critic_task_size
         net_arch = [] if net_arch is None else net_arch
         kwargs["features_extractor_class"] = features_extractor_class or encoder_class_of(observation_space)
@@ -119,6 +132,11 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         self, obs: PyTorchObs | PackedTrials, actions: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         trials = _packed(obs)
+        if self.chunk_steps is None:
+            return self._evaluate(trials, actions)
+        return evaluate_in_chunks(self._evaluate, trials, actions, self.chunk_steps, self.parameters())
+
+    def _evaluate(self, trials: PackedTrials, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         outputs = self._outputs(trials, self._memories)
         distribution = self._act(outputs)
         return self._values(outputs, trials.tasks), distribution.log_prob(actions), distribution.entropy()
@@ -236,7 +254,12 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         self.mlp_extractor = MlpExtractor(self.rnn_hidden_size, self.net_arch, self.activation_fn, device=self.device)
 
     def _make_rnn(self) -> TrialRNN:
-        return TrialRNN(self.rnn_type, int(self.features_dim), self.rnn_hidden_size, self.n_rnn_layers)
+        return self._new_rnn(int(self.features_dim))
+
+    def _new_rnn(self, input_size: int) -> TrialRNN:
+        return TrialRNN(
+            self.rnn_type, input_size, self.rnn_hidden_size, self.n_rnn_layers, memory_steps=self.memory_steps
+        )
 
     @override
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
@@ -253,9 +276,16 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
             "rnn_hidden_size": self.rnn_hidden_size,
             "n_rnn_layers": self.n_rnn_layers,
             "critic_task_size": self.critic_task_size,
+            "memory_steps": self.memory_steps,
+            "chunk_steps": self.chunk_steps,
             "share_features_extractor": self.share_features_extractor,
         }
         return super()._get_constructor_parameters() | memory
+
+
+def _check_steps(chunk_steps: object) -> None:
+    if isinstance(chunk_steps, bool) or not isinstance(chunk_steps, int) or chunk_steps < 1:
+        raise ConfigError(f"chunk_steps must be an integer of at least 1, or None, not {chunk_steps!r}.")
 
 
 def _num_rows(obs: PyTorchObs) -> int:

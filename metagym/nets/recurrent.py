@@ -45,20 +45,30 @@ class TrialRNN(nn.Module):
         input_size: D, width of the features it reads.
         hidden_size: H, width of its output.
         n_layers: number of stacked layers.
+        memory_steps: T, at first units keep what they read for 1 to T steps, with biases of their gates drawn as Tallec
+            and Ollivier 2018 do ("Can recurrent neural networks warp time?"); None: for two or three steps.
 
     Raises:
-        ConfigError: for an unknown type, or sizes below 1.
+        ConfigError: for an unknown type, sizes below 1, or `memory_steps` below 2.
     """
 
-    def __init__(self, rnn_type: str, input_size: int, hidden_size: int, n_layers: int) -> None:
+    def __init__(
+        self, rnn_type: str, input_size: int, hidden_size: int, n_layers: int, *, memory_steps: int | None = None
+    ) -> None:
         super().__init__()
         if rnn_type not in {"gru", "lstm"}:
             raise ConfigError(f"rnn_type is 'gru' or 'lstm', not {rnn_type!r}.")
         if hidden_size < 1 or n_layers < 1:
             raise ConfigError(f"rnn_hidden_size and n_rnn_layers are at least 1, not {hidden_size} and {n_layers}.")
+        if memory_steps is not None and (
+            isinstance(memory_steps, bool) or not isinstance(memory_steps, int) or memory_steps < 2
+        ):
+            raise ConfigError(f"memory_steps must be an integer of at least 2, or None, not {memory_steps!r}.")
         self.rnn_type = rnn_type
         self.rnn: nn.GRU | nn.LSTM = (nn.GRU if rnn_type == "gru" else nn.LSTM)(input_size, hidden_size, n_layers)
         self._initialise()
+        if memory_steps is not None:
+            self._remember_for(memory_steps)
 
     @property
     def n_parts(self) -> int:
@@ -133,3 +143,13 @@ class TrialRNN(nn.Module):
                 continue
             for gate in th.split(parameter.data, size):
                 nn.init.orthogonal_(gate)
+
+    def _remember_for(self, steps: int) -> None:
+        """Open the gates that keep a unit's state such that it lasts for 1 to so many steps, each as likely."""
+        size = self.rnn.hidden_size
+        for layer in range(self.rnn.num_layers):
+            bias = self._weights(layer)[3].data
+            opened = th.log(1.0 + th.rand(size) * (steps - 2))
+            bias[size : 2 * size] = opened  # a GRU's update gate, an LSTM's forget gate
+            if self.rnn_type == "lstm":
+                bias[:size] = -opened

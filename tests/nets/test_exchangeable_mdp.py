@@ -167,6 +167,7 @@ def test_it_is_a_trial_policy_that_can_be_made_again_from_what_it_keeps():
         ({"n_channels": True}, "n_channels"),
         ({"rnn_type": "lstm"}, "rnn_type"),
         ({"net_arch": [64]}, "net_arch"),
+        ({"memory_steps": 50}, "memory_steps"),
     ],
 )
 def test_arguments_out_of_range_are_refused_by_name(change, named):

@@ -1,0 +1,159 @@
+"""RL² on VariBAD's grid navigation, trials of four episodes: how many seeds end up exactly Bayes-optimal?
+
+    python -m benchmarks.rl2_grid_navi --seeds 20     # prints the table, writes docs/results/rl2_grid_navi.json
+    python -m benchmarks.rl2_grid_navi --columns plain --seeds 1
+
+All seeds count, and the final weights are what is measured: the return of one trial on every one of the 21 goals, with
+the most probable actions. The task is deterministic, so that is exact. Checkpoints, journals and results of finished
+runs are kept in ``runs/rl2_grid_navi`` (``--work``): an interrupted command goes on where it was.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.utils import LinearSchedule
+
+from benchmarks.rl2_runs import Training, add_options, measure, seeds_of, summary
+from benchmarks.stored import parser, store
+from metagym.algos import RL2
+from metagym.tasks import Task
+from metagym.types import Float
+from metagym.wrappers import RL2Context, Trial
+
+__all__ = ["COLUMNS", "GOALS", "LIMIT", "render", "returns", "tested", "training"]
+
+ENV_ID = "MetaGridNavi-v0"
+EPISODES, LENGTH = 4, 15
+STEPS = 2_500_000
+LIMIT = 521.0 / 14.0
+"""Return of a trial of the Bayes-optimal agent, averaged over the goals: 4 + 3 * 155 / 14 = 37.2143."""
+EXACT = 1e-6
+"""Returns closer than this are the same; the smallest difference between two walks is 1.1 / 21 in the mean."""
+GOALS = tuple(x * 5 + y for x in range(5) for y in range(5) if x > 1 or y > 1)
+"""Cells where the goal may be: all but the four of the corner where episodes start."""
+COLUMNS: Mapping[str, Mapping[str, Any]] = {"privileged critic": {"privileged_critic": True}, "plain": {}}
+"""Agents by their helps, and the keywords of `RL2` that give them."""
+
+CAPTION = (
+    "Return of a trial of four episodes of 15 steps, exact mean over all 21 goals, which are trained on too, as in the "
+    "publication: the question is whether the search is the best one. Final weights, most probable actions, mean over "
+    "all seeds ± 95 % CI. A seed is optimal if its mean is that of the Bayes-optimal agent, 37.2143 (4.0000 + 3 x "
+    "11.0714), to a millionth. Published: of 20 seeds each, after 20M steps, RL² was optimal on none and VariBAD on "
+    "four (VariBAD, as told by others; the paper has curves). plain: a GRU for the policy and one for the value "
+    "function, no help. privileged critic: the value function is told the goal, in training. Minutes of processor "
+    "time, of one training."
+)
+
+
+def keywords(column: str) -> dict[str, Any]:
+    """The settings of `RL2`."""
+    rows, steps = 256, EPISODES * LENGTH
+    return {
+        "split": None,
+        "episodes_per_trial": EPISODES,
+        "n_envs": rows,
+        "n_steps": steps,
+        "batch_size": rows * steps // 8,
+        "n_epochs": 4,
+        "learning_rate": LinearSchedule(2e-3, 6e-5, 1.0),
+        "gamma": 0.98,
+        "gae_lambda": 0.98,
+        # Returns of up to 44 make the loss of values large: it must not drown the policy's gradient.
+        "vf_coef": 0.05,
+        "max_grad_norm": 2.0,
+        "policy_kwargs": {
+            "rnn_hidden_size": 64,
+            "share_features_extractor": False,
+            "net_arch": {"pi": [], "vf": [64]},
+        },
+        **COLUMNS[column],
+    }
+
+
+def training(column: str, seed: int, *, work: Path, steps: int = STEPS) -> Training:
+    """One training and its measurement."""
+    return Training(
+        row="grid navigation",
+        column=column,
+        seed=seed,
+        steps=steps,
+        env_id=ENV_ID,
+        keywords=keywords(column),
+        entropy=0.1,
+        test=tested,
+        tasks=len(GOALS),
+        work=work,
+    )
+
+
+def returns(agent: Any) -> Float:
+    """Return of each episode of one trial on every goal, (EPISODES, 21), with the most probable actions.
+
+    Args:
+        agent: what plays: an RL2, or anything whose `policy` has its `predict`.
+    """
+    vector: Any = gym.make_vec(
+        ENV_ID,
+        num_envs=len(GOALS),
+        vectorization_mode="vector_entry_point",
+        autoreset_mode=AutoresetMode.DISABLED,
+        split=None,
+    )
+    env: Any = RL2Context(Trial(vector, episodes_per_trial=EPISODES))
+    env.unwrapped.set_tasks([Task("GridNavi", {"goal": goal}) for goal in GOALS])
+    observations, _ = env.reset(seed=0)
+    earned, state = np.zeros((EPISODES, len(GOALS))), None
+    for step in range(EPISODES * LENGTH):
+        actions, state = agent.policy.predict(observations, state, deterministic=True)
+        observations, rewards, _, _, _ = env.step(actions)
+        earned[step // LENGTH] += rewards
+    return earned
+
+
+def tested(agent: RL2, num_tasks: int) -> dict[str, Any]:
+    """Mean return of a trial over all goals, whether it is the Bayes-optimal one, and that of each episode."""
+    assert num_tasks == len(GOALS)
+    episodes = returns(agent).mean(axis=1)
+    score = float(episodes.sum())
+    return {"score": score, "optimal": abs(score - LIMIT) < EXACT, "episodes": episodes.tolist()}
+
+
+def render(result: dict[str, Any]) -> str:
+    """The table of docs/results.md."""
+    heads = ("agent", "optimal seeds", "published", "limit", "return", "% of the limit", "worst seed", "by episode",
+             "steps", "minutes")  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    runs, columns = result["runs"], dict.fromkeys(one["column"] for one in result["runs"])
+    lines += [_line(column, [one for one in runs if one["column"] == column]) for column in columns]
+    return "\n".join([*lines, "", CAPTION])
+
+
+def _line(column: str, own: Sequence[Mapping[str, Any]]) -> str:
+    mean, half = summary(own)
+    worst = min(one["test"]["score"] for one in own)
+    episodes = np.mean([one["test"]["episodes"] for one in own], axis=0)
+    minutes = np.mean([one["processor_seconds"] for one in own]) / 60.0
+    cells = (
+        column, f"{sum(one['test']['optimal'] for one in own)} of {len(own)}", "RL² 0, VariBAD 4 of 20",
+        f"{LIMIT:.4f}", f"{mean:.4f} ± {half:.4f}", f"{100.0 * mean / LIMIT:.2f}", f"{worst:.4f}",
+        " ".join(f"{value:.3f}" for value in episodes), f"{own[0]['steps'] / 1e6:.1f}M", f"{minutes:.1f}",
+    )  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Measure, print and write."""
+    arguments = parser(__doc__, "rl2_grid_navi")
+    arguments.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
+    add_options(arguments, "rl2_grid_navi")
+    given = arguments.parse_args()
+    trainings = [training(column, seed, work=given.work) for column in given.columns for seed in seeds_of(given)]
+    store(measure(trainings, given), given.out, render)
+
+
+if __name__ == "__main__":
+    main()
