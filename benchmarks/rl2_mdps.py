@@ -140,7 +140,7 @@ def tested(agent: RL2, num_tasks: int, *, episodes: int) -> dict[str, float]:
     """Returns of one trial on each held-out task, sampled actions.
 
     "paid" is what was paid. "score" has less noise and the same mean: the mean optimum less what actions gave away
-    (`metagym.family.Family.shortfall`).
+    (`metagym.family.Family.solve`).
     """
     vector = gym.make_vec(
         ENV_ID,

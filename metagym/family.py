@@ -19,7 +19,7 @@ from typing_extensions import NamedTuple, Self
 
 from metagym.errors import TaskError
 from metagym.tasks import Task
-from metagym.types import Array, Bool, Float, Int
+from metagym.types import Array, Bool, Float
 
 __all__ = ["Family", "Params", "Region", "Step", "TaskFamily"]
 
@@ -242,27 +242,15 @@ class Family(TaskFamily[ParamsT], Generic[StateT, ParamsT]):
         del state, action, params
         return None
 
-    def solve(self, params: ParamsT) -> Array | None:
-        """What `shortfall` reads of N tasks, one row for each, (N, ...); None where there is no such computation."""
+    def solve(self, params: ParamsT) -> Float | None:
+        """What actions give away for agents that know the task, V* - Q*, with 1 to H steps to go, (N, H, S, A).
+
+        Over an episode that adds up, in expectation, to what its return lacks of `optimal_return`, whatever the agent
+        does. For families with S numbered states, whose state is one column of such numbers, and A actions; H is the
+        episode length. None, as by default, where there is no such table or it would be too large to keep.
+        """
         del params
         return None
-
-    def shortfall(self, solution: Array, state: StateT, action: Array, left: Int) -> Float:
-        """What an action gives away, V*(s) - Q*(s, a), in expectation and for agents that know the task, (N,).
-
-        Over an episode shortfalls add up, in expectation, to what its return lacks of `optimal_return`, whatever the
-        agent does.
-
-        Args:
-            solution: what `solve` returned of the tasks.
-            state: current state.
-            action: as of `step`.
-            left: steps of the episode that are left, this one included, (N,).
-
-        Raises:
-            NotImplementedError: in families whose `solve` returns None.
-        """
-        raise NotImplementedError(f"{self.name} does not know what actions give away")
 
     @abstractmethod
     def observe(self, state: StateT, params: ParamsT) -> Array:

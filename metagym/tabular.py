@@ -14,7 +14,17 @@ from metagym.errors import ConfigError
 from metagym.family import Family, Params, Step
 from metagym.types import Array, Bool, Float, Int
 
-__all__ = ["SOLVED", "Cell", "DenseTable", "Position", "TabularFamily", "at_states", "outcomes", "thresholds"]
+__all__ = [
+    "SOLVED",
+    "Cell",
+    "DenseTable",
+    "Position",
+    "TabularFamily",
+    "at_states",
+    "outcomes",
+    "over_actions",
+    "thresholds",
+]
 
 ParamsT = TypeVar("ParamsT", bound=Params)
 SOLVED = 2**14
@@ -280,7 +290,7 @@ class TabularFamily(Family[Position, ParamsT]):
         value = np.zeros((len(params), len(states)))
         steps = self.episode_length if horizon is None else horizon
         for action_value in self._action_values(params, states, steps, greedy=greedy):
-            before, value = value, _over_actions(action_value, greedy)
+            before, value = value, over_actions(action_value, greedy)
             if np.array_equal(before, value):
                 break  # more steps to go change nothing any more
         values = np.zeros((len(params), len(self.successors)))
@@ -299,7 +309,7 @@ class TabularFamily(Family[Position, ParamsT]):
         place = column.take(dense.successor) + _row_offsets(*value.shape)[:, :, None, None]
         for _ in range(horizon):
             action_value = gain + np.einsum("nsak,nsak->nsa", continues, value.reshape(-1).take(place))
-            value = _over_actions(action_value, greedy)
+            value = over_actions(action_value, greedy)
             yield action_value
 
     @override
@@ -319,12 +329,9 @@ class TabularFamily(Family[Position, ParamsT]):
             lost[:, left, states] = action_value.max(axis=2, keepdims=True) - action_value
         return lost
 
-    @override
-    def shortfall(self, solution: Array, state: Position, action: Array, left: Int) -> Float:
-        return solution[np.arange(len(left)), left - 1, state.cell, np.asarray(action, np.int64)]
 
-
-def _over_actions(action_value: Float, greedy: bool) -> Float:
+def over_actions(action_value: Float, greedy: bool) -> Float:
+    """Values of states, (N, S), from those of actions, (N, S, A): of the best one, or of random ones."""
     value: Float = action_value.max(axis=2) if greedy else action_value.mean(axis=2)
     return value
 

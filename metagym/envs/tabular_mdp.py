@@ -1,5 +1,6 @@
 """Random tabular Markov decision processes: learn where actions lead and what they pay."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -13,6 +14,7 @@ from metagym.envs.arguments import integer, number
 from metagym.errors import TaskError
 from metagym.family import Family, Params, Region, Step
 from metagym.render import canvas, draw_text, fill_rect, fill_ring, text_size
+from metagym.tabular import over_actions
 from metagym.types import Array, Float, Int
 
 __all__ = ["TabularMDP", "TabularMDPParams", "Visit"]
@@ -222,23 +224,22 @@ class TabularMDP(Family[Visit, TabularMDPParams]):
             Values, (N, S).
         """
         value = np.zeros(params.rewards.shape[:2])
-        for _ in range(self.episode_length if horizon is None else horizon):
-            action_value = params.rewards + np.einsum("nsat,nt->nsa", params.transitions, value)
-            value = action_value.max(axis=2) if greedy else action_value.mean(axis=2)
+        for action_value in self._action_values(params, self.episode_length if horizon is None else horizon, greedy):
+            value = over_actions(action_value, greedy)
         return value
+
+    def _action_values(self, params: TabularMDPParams, horizon: int, greedy: bool) -> Iterator[Float]:
+        """Exact values of actions, (N, S, A), with 1 to `horizon` steps to go, by backward induction."""
+        value = np.zeros(params.rewards.shape[:2])
+        for _ in range(horizon):
+            action_value = params.rewards + np.einsum("nsat,nt->nsa", params.transitions, value)
+            value = over_actions(action_value, greedy)
+            yield action_value
 
     @override
     def solve(self, params: TabularMDPParams) -> Float:
-        value, lost = np.zeros(params.rewards.shape[:2]), []
-        for _ in range(self.episode_length):
-            action_value = params.rewards + np.einsum("nsat,nt->nsa", params.transitions, value)
-            value = action_value.max(axis=2)
-            lost.append(value[:, :, None] - action_value)
-        return np.stack(lost, axis=1)
-
-    @override
-    def shortfall(self, solution: Array, state: Visit, action: Array, left: Int) -> Float:
-        return solution[np.arange(len(left)), left - 1, state.state, np.asarray(action, np.int64)]
+        tables = self._action_values(params, self.episode_length, greedy=True)
+        return np.stack([table.max(axis=2, keepdims=True) - table for table in tables], axis=1)
 
     @override
     def describe(self, state: Visit, params: TabularMDPParams) -> str:

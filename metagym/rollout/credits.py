@@ -24,7 +24,7 @@ class Credits:
     a discount the best policy stays the best, and returns no longer vary with how much there is to earn.
 
     With both, where the family can solve its tasks, a step is credited with what its action gives away in expectation
-    (`metagym.family.Family.shortfall`): the sum over an episode has the same expectation, and no longer varies with
+    (`metagym.family.Family.solve`): the sum over an episode has the same expectation, and no longer varies with
     where chance led.
 
     Args:

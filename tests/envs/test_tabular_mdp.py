@@ -146,9 +146,6 @@ def test_shortfalls_of_two_states_by_hand():
     solution = family.solve(params)
     # With one step to go rewards differ by 1 and 3; before that Q is 2.25 and 2 in state 0, 3.5 and 0 in state 1.
     assert solution.tolist() == [[[[0.0, 1.0], [0.0, 3.0]], [[0.0, 0.25], [0.0, 3.5]]]]
-    state, left = Visit(np.array([0, 0, 1, 1])), np.array([1, 2, 2, 2])
-    lost = family.shortfall(solution[np.zeros(4, np.int64)], state, np.array([1, 1, 1, 0]), left)
-    assert lost.tolist() == [1.0, 0.25, 3.5, 0.0]
 
 
 def test_shortfalls_add_up_to_what_a_policy_s_return_lacks_of_the_optimum():
