@@ -22,7 +22,7 @@ from metagym.learner_state import preserved_rng
 if TYPE_CHECKING:
     from metagym.algos.maml_learner import GradientMetaLearner
 
-__all__ = ["Played", "iterate", "live", "pin_any", "play_and_adapt"]
+__all__ = ["Played", "iterate", "live", "play_and_adapt"]
 
 
 class Played:
@@ -46,14 +46,6 @@ class Played:
 def live(agent: "GradientMetaLearner") -> dict[str, th.Tensor]:
     """All tensors that learning changes, by name, live: the policy's, and what is meta-learned besides."""
     return {**dict(agent.learner.policy.named_parameters()), **agent._parts.start.extras()}
-
-
-def pin_any(agent: "GradientMetaLearner", env: VecEnv) -> None:
-    """Pin a task, as every iteration leaves one pinned: what a foreign env draws at a reset may hang on that."""
-    with preserved_rng():
-        seed_run(agent.learner, env, derived_seed(agent._entropy, agent._n_updates))
-        env.reset()
-        give_task(env, draw_tasks(env, 1)[0])
 
 
 def iterate(agent: "GradientMetaLearner", env: VecEnv, bar: Any) -> int:

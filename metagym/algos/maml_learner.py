@@ -1,20 +1,19 @@
 """What learners share that are trained through gradient steps within tasks; see `maml.py` for the algorithm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch as th
 from stable_baselines3.a2c import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.utils import configure_logger
-from tqdm import tqdm
-from typing_extensions import Self, override
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import override
 
-from metagym.algos.learner_checkpoint import Checkpointed, resume_rng
+from metagym.algos.iterative import Iteration, IterativeLearner, pin_any
 from metagym.algos.maml_adapt import adapt_tasks
 from metagym.algos.maml_arguments import (
     actor_critic_class,
@@ -26,15 +25,14 @@ from metagym.algos.maml_arguments import (
 )
 from metagym.algos.maml_checkpoint import contents, restore
 from metagym.algos.maml_inner import InnerLosses, Objective
-from metagym.algos.maml_iteration import iterate, pin_any
+from metagym.algos.maml_iteration import iterate
 from metagym.algos.maml_objective import Batch
 from metagym.algos.maml_outer import Report
 from metagym.algos.maml_parts import make_parts
 from metagym.algos.maml_policy import PolicyFunction
 from metagym.algos.maml_start import Start
 from metagym.algos.reptile_adapt import make_learner
-from metagym.algos.reptile_env import give_task, require_env
-from metagym.algos.reptile_log import log_progress, start_counting
+from metagym.algos.reptile_env import require_env
 from metagym.types import Array
 
 __all__ = ["GradientMetaLearner"]
@@ -43,7 +41,7 @@ _SET_ELSEWHERE = frozenset({"learner_class", "learning_rate", "policy_kwargs", "
 """Stored arguments that are set elsewhere."""
 
 
-class GradientMetaLearner(Checkpointed):
+class GradientMetaLearner(IterativeLearner):
     """Meta-parameters from which a few policy-gradient steps on a task's own episodes lead to a good policy.
 
     The policy holds the meta-parameters. `predict` acts with them, before any adaptation; `adapt` returns a plain
@@ -210,11 +208,7 @@ class GradientMetaLearner(Checkpointed):
     @override
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
-        self.set_random_seed(self.seed)
-        if self.env is not None:
-            self.env.reset()  # seeds take effect at a reset
-        # Without a seed it hangs on the process's random state, as all of SB3 does.
-        self._entropy = int(np.random.randint(2**31 - 1)) if self.seed is None else self.seed  # noqa: NPY002
+        self._seed_iterations()
         agent: Any = self  # with all that make_learner reads
         self._inner_arguments = learner_arguments(self.learner_class, self.learner_kwargs, self.n_envs)
         self.learner = make_learner(agent, self.env, self._inner_arguments)
@@ -237,71 +231,10 @@ class GradientMetaLearner(Checkpointed):
     # --- learning ----------------------------------------------------------------------------------------------
 
     @override
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Meta-train.
-
-        Args:
-            total_timesteps: environment steps, of all tasks; the last iteration is completed.
-            callback: SB3 callbacks, called once an iteration.
-            log_interval: iterations between logs; None never logs.
-            tb_log_name: name of the run in TensorBoard; that of the class by default.
-            reset_num_timesteps: count from 0; False goes on, after `load` too, as if never interrupted.
-            progress_bar: show one, in environment steps.
-
-        Returns:
-            Itself.
-
-        Raises:
-            ConfigError: if there is no env to learn in.
-            DivergenceError: if learning left numbers that are not finite.
-        """
-        env, agent = require_env(self.env), self
-        name = type(self).__name__ if tb_log_name is None else tb_log_name
-        total_timesteps, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, name)
-        bar = tqdm(total=total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
-        callback.on_training_start(locals(), globals())
-        try:
-            pin_any(agent, env)
-            while self.num_timesteps < total_timesteps:
-                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-                callback.on_rollout_start()
-                dones = np.ones(iterate(agent, env, bar), dtype=np.bool_)  # SB3's callbacks count episodes
-                callback.on_rollout_end()
-                if log_interval is not None and self._n_iterations % log_interval == 0:
-                    log_progress(agent)  # type: ignore[arg-type]
-                callback.update_locals(locals())
-                if not callback.on_step():
-                    break
-        finally:
-            bar.close()
-            give_task(env, None)
-        callback.on_training_end()
-        return self
-
-    @override
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "MAML",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        # SB3's own would reset the env, whose random streams a resumed run must find as they were.
-        agent: Any = self
-        total_timesteps = start_counting(agent, total_timesteps, reset=reset_num_timesteps)
-        resume_rng(self)
-        if not self._custom_logger:
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
-        return total_timesteps, self._init_callback(callback)
+    @contextmanager
+    def _iterations(self, env: VecEnv) -> Iterator[Iteration]:
+        pin_any(self, env)
+        yield partial(iterate, self, env)
 
     def adapt(
         self, task: Any, n_steps: int | None = None, *, n_envs: int | None = None, seed: int | None = None

@@ -14,26 +14,25 @@ among it are copied; the inner optimiser starts afresh for each task unless ``in
 the authors' code does; line 6 may be the step of an optimiser on the gradient ``theta - mean(phi)``, as in its text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
-from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
-from tqdm import tqdm
 from typing_extensions import Self, override
 
 from metagym.algos.batched_adapt import adapt_learners
 from metagym.algos.batched_run import check_batched, require_batchable
-from metagym.algos.learner_checkpoint import Checkpointed, resume_rng
+from metagym.algos.iterative import Iteration, IterativeLearner
 from metagym.algos.reptile_adapt import adapt_learner, make_learner
 from metagym.algos.reptile_checkpoint import ARGUMENTS, KIND, contents, normalized_alike, restore
-from metagym.algos.reptile_env import give_task, require_env, task_vec_env
+from metagym.algos.reptile_env import task_vec_env
 from metagym.algos.reptile_frozen import check_prefixes, frozen_names
 from metagym.algos.reptile_inner import (
     adaptation_budget,
@@ -47,7 +46,6 @@ from metagym.algos.reptile_inner import (
     require_support,
 )
 from metagym.algos.reptile_iteration import iterate, runs_of
-from metagym.algos.reptile_log import log_progress, start_counting
 from metagym.algos.reptile_normalize import Normalization, normalization_of
 from metagym.algos.reptile_outer import OuterStep, find_optimizer
 from metagym.learner_state import LearnerState
@@ -56,7 +54,7 @@ from metagym.types import Array
 __all__ = ["Reptile"]
 
 
-class Reptile(Checkpointed):
+class Reptile(IterativeLearner):
     """An initialisation from which a learner of Stable-Baselines3 learns new tasks fast.
 
     The meta-parameters are the parameters of `learner`. `predict` acts with them, before any adaptation; `adapt`
@@ -119,6 +117,7 @@ class Reptile(Checkpointed):
             an inner schedule is not constant.
     """
 
+    run_name: ClassVar[str | None] = "Reptile"
     stored_arguments: ClassVar[tuple[str, ...]] = ARGUMENTS
 
     def __init__(
@@ -204,11 +203,7 @@ class Reptile(Checkpointed):
     @override
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
-        self.set_random_seed(self.seed)
-        if self.env is not None:
-            self.env.reset()  # seeds take effect at a reset
-        # Without a seed it hangs on the process's random state, as all of SB3 does.
-        self._entropy = int(np.random.randint(2**31 - 1)) if self.seed is None else self.seed  # noqa: NPY002
+        self._seed_iterations()
         require_support(self.learner_class, self.env)
         self._inner_arguments = inner_arguments(
             self.learner_class, self.learner_kwargs, self.n_envs, self.inner_timesteps
@@ -223,69 +218,10 @@ class Reptile(Checkpointed):
         self._outer = OuterStep(self.learner, optimizer_class, self.outer_optimizer_kwargs, self._frozen_names)
 
     @override
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1,
-        tb_log_name: str = "Reptile",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Meta-train.
-
-        Args:
-            total_timesteps: environment steps, of all rows and tasks; the last iteration is completed.
-            callback: SB3 callbacks, called once an iteration.
-            log_interval: iterations between logs; None never logs.
-            tb_log_name: name of the run in TensorBoard.
-            reset_num_timesteps: count from 0; False goes on, after `load` too, as if never interrupted.
-            progress_bar: show one, in environment steps.
-
-        Returns:
-            Itself.
-
-        Raises:
-            ConfigError: if there is no env to learn in, or none that can be sent to `n_workers`.
-            DivergenceError: if learning left numbers that are not finite.
-        """
-        env = require_env(self.env)
-        total_timesteps, callback = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name)
-        bar = tqdm(total=total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
-        callback.on_training_start(locals(), globals())
-        try:
-            with runs_of(self, env) as runs:
-                while self.num_timesteps < total_timesteps:  # 2
-                    self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-                    callback.on_rollout_start()
-                    dones = np.ones(iterate(self, env, runs, bar), dtype=np.bool_)  # SB3's callbacks count episodes
-                    callback.on_rollout_end()
-                    if log_interval is not None and self._n_iterations % log_interval == 0:
-                        log_progress(self)
-                    callback.update_locals(locals())
-                    if not callback.on_step():
-                        break
-        finally:
-            bar.close()
-            give_task(env, None)
-        callback.on_training_end()
-        return self
-
-    @override
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "Reptile",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        # SB3's own would reset the env, whose random streams a resumed run must find as they were.
-        total_timesteps = start_counting(self, total_timesteps, reset=reset_num_timesteps)
-        resume_rng(self)
-        if not self._custom_logger:
-            self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
-        return total_timesteps, self._init_callback(callback)
+    @contextmanager
+    def _iterations(self, env: VecEnv) -> Iterator[Iteration]:
+        with runs_of(self, env) as runs:
+            yield partial(iterate, self, env, runs)
 
     def adapt(self, task: Any, total_timesteps: int | None = None, *, seed: int | None = None) -> BaseAlgorithm:
         """A learner that has learnt one task, starting from the meta-parameters; `self` stays as it is.

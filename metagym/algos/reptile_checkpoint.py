@@ -1,11 +1,10 @@
 """What a Reptile meta-learner's training depends on besides its arguments: taken, and put back to the bit."""
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from metagym.algos.learner_checkpoint import kept_rng
-from metagym.algos.reptile_env import native_env, vec_env
+from metagym.algos.iterative import resume_training, training_state
+from metagym.algos.reptile_env import vec_env
 from metagym.algos.reptile_normalize import (
     Normalization,
     flatten_statistics,
@@ -13,8 +12,7 @@ from metagym.algos.reptile_normalize import (
     restore_statistics,
     unflatten_statistics,
 )
-from metagym.errors import CheckpointError
-from metagym.learner_state import flatten_state, generator_state, load_state, set_generator_state
+from metagym.learner_state import flatten_state, load_state
 from metagym.saving import decode, encode
 from metagym.sections import prefixed, section
 from metagym.types import Array
@@ -34,25 +32,14 @@ ARGUMENTS = (
 )  # fmt: skip
 """The constructor's keywords that a checkpoint stores."""
 
-COUNTERS = (
-    "num_timesteps", "_n_iterations", "_n_updates", "_total_timesteps", "_num_timesteps_at_start", "_entropy",
-)  # fmt: skip
-
 
 def contents(agent: "Reptile") -> tuple[dict[str, Any], dict[str, Array]]:
     """Everything that further training depends on: what JSON can express, and arrays."""
     settings, statistics = agent._normalization()
-    meta = {
-        "counters": {name: int(getattr(agent, name)) for name in COUNTERS},
-        "action_rng": generator_state(agent.action_space.np_random),
-        "normalizers": encode([dict(keywords) for keywords in settings]),
-    }
-    arrays = prefixed("learner", flatten_state(agent.learner)) | prefixed("outer", agent._outer.arrays())
-    arrays |= prefixed("normalizer", flatten_statistics(statistics)) | kept_rng(agent)
-    native = native_env(agent.env)
-    if native is not None and hasattr(native, "get_state"):
-        arrays |= prefixed("env", native.get_state())
-    return meta, arrays
+    meta, arrays = training_state(agent)
+    meta["normalizers"] = encode([dict(keywords) for keywords in settings])
+    arrays |= prefixed("learner", flatten_state(agent.learner)) | prefixed("outer", agent._outer.arrays())
+    return meta, arrays | prefixed("normalizer", flatten_statistics(statistics))
 
 
 def normalized_alike(env: Any, meta: Mapping[str, Any], stored: Mapping[str, Any], arrays: Mapping[str, Array]) -> Any:
@@ -75,28 +62,8 @@ def restore(agent: "Reptile", meta: Mapping[str, Any], arrays: Mapping[str, Arra
     if agent.env is not None:
         # Once more: setting up has reset the env, and what it saw then was counted.
         restore_statistics(agent.env, agent._resumed_normalization.statistics)
-    set_generator_state(agent.action_space.np_random, meta["action_rng"])
-    _resume_env(agent, section("env", arrays))
-    for name in COUNTERS:
-        setattr(agent, name, int(meta["counters"][name]))
+    resume_training(agent, meta, arrays)
 
 
 def _normalization(meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> Normalization:
     return Normalization(decode(meta["normalizers"]), unflatten_statistics(section("normalizer", arrays)))
-
-
-def _resume_env(agent: "Reptile", state: dict[str, Array]) -> None:
-    native = native_env(agent.env)
-    if agent.env is None:
-        return
-    if native is not None and state:
-        try:
-            native.set_state(state)
-        except (KeyError, ValueError, IndexError, TypeError) as error:
-            raise CheckpointError(f"the env does not take the stored state of the training env: {error!r}") from error
-        return
-    warnings.warn(
-        "The state of this training env cannot be stored: it starts anew. Runs seed and reset it, so training goes on, "
-        "but bit for bit only if nothing else in it outlives a reset.",
-        stacklevel=5,  # the caller of load
-    )

@@ -7,6 +7,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
 from metagym.algos.batched_run import BatchedRuns
+from metagym.algos.iterative import pin_any
 from metagym.algos.reptile_env import draw_tasks, give_task
 from metagym.algos.reptile_log import record_run
 from metagym.algos.reptile_normalize import capture_statistics, merge_statistics, restore_statistics
@@ -49,22 +50,10 @@ def runs_of(agent: "Reptile", env: VecEnv) -> "Iterator[Player]":
     else:
         runs = WorkerPool(num_workers, parcel_of(agent, env, agent._frozen_names))
     try:
-        _pin_any(agent, env)
+        pin_any(agent, env)
         yield runs
     finally:
         runs.close()
-
-
-def _pin_any(agent: "Reptile", env: VecEnv) -> None:
-    """Pin a task, as every iteration leaves one pinned: what a foreign env draws at a reset may hang on that."""
-    statistics = capture_statistics(env)
-    try:
-        with preserved_rng():
-            seed_run(agent.learner, env, derived_seed(agent._entropy, agent._n_updates))
-            env.reset()
-            give_task(env, draw_tasks(env, 1)[0])
-    finally:
-        restore_statistics(env, statistics)
 
 
 def iterate(agent: "Reptile", env: VecEnv, runs: Player, bar: Any) -> int:

@@ -10,6 +10,7 @@ from stable_baselines3.common.utils import safe_mean
 from typing_extensions import override
 
 if TYPE_CHECKING:
+    from metagym.algos.iterative import IterativeLearner
     from metagym.algos.reptile import Reptile
     from metagym.algos.reptile_run import Finish
 
@@ -47,7 +48,7 @@ class EpisodeReturns(BaseCallback):
         return True
 
 
-def start_counting(agent: "Reptile", total_timesteps: int, *, reset: bool) -> int:
+def start_counting(agent: "IterativeLearner", total_timesteps: int, *, reset: bool) -> int:
     """Set the counters for a call of ``learn``; returns the count of steps at which it ends."""
     agent.start_time = time.time_ns()
     if agent.ep_info_buffer is None or reset:
@@ -70,7 +71,7 @@ def record_run(agent: "Reptile", finish: "Finish") -> None:
         agent.logger.record_mean("meta/post_adapt_return", float(np.mean(finish.last)))
 
 
-def log_progress(agent: "Reptile") -> None:
+def log_progress(agent: "IterativeLearner") -> None:
     """Write one line of logs."""
     seconds = max((time.time_ns() - agent.start_time) / 1e9, 1e-9)
     logger = agent.logger

@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from metagym import ConfigError
-from metagym.algos import reptile
+from metagym.algos import iterative
 from metagym.algos.rl2 import RL2
 from metagym.wrappers import RL2Context, Trial, VectorEnvAdapter
 from tests.algos.reptile_setup import LAKE, POINT, tiny
@@ -130,8 +130,8 @@ def test_the_bar_of_rl2_shows_the_steps_taken(resets, monkeypatch):
 
 @pytest.mark.parametrize("resets", [True, False])
 def test_the_bar_of_reptile_shows_the_steps_taken(resets, monkeypatch):
-    bars, plain = [], reptile.tqdm
-    monkeypatch.setattr(reptile, "tqdm", lambda **kwargs: bars.append(plain(**kwargs)) or bars[-1])
+    bars, plain = [], iterative.tqdm
+    monkeypatch.setattr(iterative, "tqdm", lambda **kwargs: bars.append(plain(**kwargs)) or bars[-1])
     agent = tiny(seed=0).learn(100)
     agent.learn(100, reset_num_timesteps=resets, progress_bar=True)
 
