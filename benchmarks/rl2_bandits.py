@@ -12,17 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium.vector import AutoresetMode
 
 from benchmarks import rl2_runs
-from benchmarks.rl2_runs import Training, add_options, measure, seeds_of, summary
+from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
 from benchmarks.rl2_settings import CELLS, COLUMNS, Cell, keywords
 from benchmarks.stored import parser, store
 from metagym.algos import RL2
-from metagym.wrappers import RL2Context, Trial
 
 ENV_ID = "MetaBandit-v0"
 WORK = rl2_runs.WORK / "rl2_bandits"
@@ -62,15 +59,7 @@ def tested(agent: RL2, cell: Cell, num_tasks: int) -> dict[str, float]:
     "paid" is what was paid. "score" has less noise and the same mean: each pull counts as the mean of its arm less that
     of the best arm, and the mean of the best arm's mean over tasks, K / (K + 1), is added.
     """
-    vector = gym.make_vec(
-        ENV_ID,
-        num_envs=ROWS,
-        vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.DISABLED,
-        split="test",
-        num_arms=cell.arms,
-    )
-    env: Any = RL2Context(Trial(vector, episodes_per_trial=cell.pulls))
+    env = trials(ENV_ID, ROWS, cell.pulls, num_arms=cell.arms)
     rows, paid, regrets = np.arange(ROWS), [], []
     th.manual_seed(0)
     observations, _ = env.reset(seed=0)
@@ -110,17 +99,14 @@ def render(result: dict[str, Any]) -> str:
         "minutes",
     )
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    pairs = dict.fromkeys((one["row"], one["column"]) for one in result["runs"])
-    for key, column in pairs:
-        cell = CELLS[key]
-        own = [one for one in result["runs"] if (one["row"], one["column"]) == (key, column)]
-        mean, interval = summary(own)
+    for (key, column), own in by_agent(result["runs"]).items():
+        cell, (mean, interval) = CELLS[key], summary(own)
         digits = 3 if cell.pulls == 10 else 2
         lines.append(
             f"| {cell.arms}, {cell.pulls} | {cell.published} | {cell.limit:.{digits}f} | {column} "
             f"| {mean:.{digits}f} ± {interval:.{digits}f} | {100 * mean / cell.limit:.2f} "
             f"| {min(one['test']['score'] for one in own):.{digits}f} | {len(own)} | {own[0]['steps'] / 1e6:.1f}M "
-            f"| {np.mean([one['processor_seconds'] for one in own]) / 60:.1f} |"
+            f"| {minutes(own)} |"
         )
     lines += [
         "",
@@ -140,12 +126,7 @@ def main() -> None:
     arguments.add_argument("--scale", type=float, default=1.0)
     add_options(arguments, "rl2_bandits")
     given = arguments.parse_args()
-    trainings = [
-        training(cell, column, seed, scale=given.scale, tasks=given.tasks, work=given.work)
-        for cell in given.cells
-        for column in given.columns
-        for seed in seeds_of(given)
-    ]
+    trainings = trainings_of(given, partial(training, scale=given.scale), "cells", "columns")
     store(measure(trainings, given) | {"scale": given.scale}, given.out, render)
 
 

@@ -12,17 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import Training, add_options, measure, seeds_of, summary
+from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
 from benchmarks.stored import parser, store
 from metagym.algos import RL2
 from metagym.tasks import Task
 from metagym.types import Float
-from metagym.wrappers import RL2Context, Trial
 
 __all__ = ["COLUMNS", "GOALS", "LIMIT", "render", "returns", "tested", "training"]
 
@@ -74,7 +71,7 @@ def keywords(column: str) -> dict[str, Any]:
     }
 
 
-def training(column: str, seed: int, *, work: Path, steps: int = STEPS) -> Training:
+def training(column: str, seed: int, *, tasks: int = len(GOALS), work: Path, steps: int = STEPS) -> Training:
     """One training and its measurement."""
     return Training(
         row="grid navigation",
@@ -85,7 +82,7 @@ def training(column: str, seed: int, *, work: Path, steps: int = STEPS) -> Train
         keywords=keywords(column),
         entropy=0.1,
         test=tested,
-        tasks=len(GOALS),
+        tasks=tasks,
         work=work,
     )
 
@@ -96,14 +93,7 @@ def returns(agent: Any) -> Float:
     Args:
         agent: what plays: an RL2, or anything whose `policy` has its `predict`.
     """
-    vector: Any = gym.make_vec(
-        ENV_ID,
-        num_envs=len(GOALS),
-        vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.DISABLED,
-        split=None,
-    )
-    env: Any = RL2Context(Trial(vector, episodes_per_trial=EPISODES))
+    env = trials(ENV_ID, len(GOALS), EPISODES, split=None)
     env.unwrapped.set_tasks([Task("GridNavi", {"goal": goal}) for goal in GOALS])
     observations, _ = env.reset(seed=0)
     earned, state = np.zeros((EPISODES, len(GOALS))), None
@@ -127,8 +117,7 @@ def render(result: dict[str, Any]) -> str:
     heads = ("agent", "optimal seeds", "published", "limit", "return", "% of the limit", "worst seed", "by episode",
              "steps", "minutes")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    runs, columns = result["runs"], dict.fromkeys(one["column"] for one in result["runs"])
-    lines += [_line(column, [one for one in runs if one["column"] == column]) for column in columns]
+    lines += [_line(column, own) for (_, column), own in by_agent(result["runs"]).items()]
     return "\n".join([*lines, "", CAPTION])
 
 
@@ -136,11 +125,10 @@ def _line(column: str, own: Sequence[Mapping[str, Any]]) -> str:
     mean, half = summary(own)
     worst = min(one["test"]["score"] for one in own)
     episodes = np.mean([one["test"]["episodes"] for one in own], axis=0)
-    minutes = np.mean([one["processor_seconds"] for one in own]) / 60.0
     cells = (
         column, f"{sum(one['test']['optimal'] for one in own)} of {len(own)}", "RL² 0, VariBAD 4 of 20",
         f"{LIMIT:.4f}", f"{mean:.4f} ± {half:.4f}", f"{100.0 * mean / LIMIT:.2f}", f"{worst:.4f}",
-        " ".join(f"{value:.3f}" for value in episodes), f"{own[0]['steps'] / 1e6:.1f}M", f"{minutes:.1f}",
+        " ".join(f"{value:.3f}" for value in episodes), f"{own[0]['steps'] / 1e6:.1f}M", minutes(own),
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -150,9 +138,9 @@ def main() -> None:
     arguments = parser(__doc__, "rl2_grid_navi")
     arguments.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
     add_options(arguments, "rl2_grid_navi")
+    arguments.set_defaults(tasks=len(GOALS))
     given = arguments.parse_args()
-    trainings = [training(column, seed, work=given.work) for column in given.columns for seed in seeds_of(given)]
-    store(measure(trainings, given), given.out, render)
+    store(measure(trainings_of(given, training, "columns"), given), given.out, render)
 
 
 if __name__ == "__main__":

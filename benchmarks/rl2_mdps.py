@@ -14,18 +14,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import Training, add_options, measure, seeds_of, summary
+from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
 from benchmarks.stored import parser, store
 from metagym import TaskDistribution, make_family
 from metagym.algos import RL2
 from metagym.nets import ExchangeableMDPPolicy
-from metagym.wrappers import RL2Context, Trial
 
 ENV_ID = "MetaTabularMDP-v0"
 STEPS = 10
@@ -106,7 +103,7 @@ def keywords(row: Row, column: str) -> dict[str, Any]:
     }
 
 
-def training(name: str, column: str, seed: int, tasks: int, work: Path) -> Training:
+def training(name: str, column: str, seed: int, *, tasks: int, work: Path) -> Training:
     """One training of a row and a column."""
     row, symmetric = ROWS[name], "exchangeable" in COLUMNS[column]
     return Training(
@@ -142,14 +139,7 @@ def tested(agent: RL2, num_tasks: int, *, episodes: int) -> dict[str, float]:
     "paid" is what was paid. "score" has less noise and the same mean: the mean optimum less what actions gave away
     (`metagym.family.Family.solve`).
     """
-    vector = gym.make_vec(
-        ENV_ID,
-        num_envs=BATCH,
-        vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.DISABLED,
-        split="test",
-    )
-    env: Any = RL2Context(Trial(vector, episodes_per_trial=episodes))
+    env = trials(ENV_ID, BATCH, episodes)
     rows, paid, lost = np.arange(BATCH), [], []
     th.manual_seed(0)
     observations, _ = env.reset(seed=0)
@@ -178,14 +168,12 @@ def render(result: dict[str, Any]) -> str:
     """The table of docs/results.md."""
     heads = ("episodes", "published", "knows the task", "agent", "return", "worst seed", "seeds", "steps", "minutes")
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for name, column in dict.fromkeys((one["row"], one["column"]) for one in result["runs"]):
-        row = ROWS[name]
-        own = [one for one in result["runs"] if (one["row"], one["column"]) == (name, column)]
-        mean, half = summary(own)
+    for (name, column), own in by_agent(result["runs"]).items():
+        row, (mean, half) = ROWS[name], summary(own)
         lines.append(
             f"| {row.episodes} | {row.published} | {row.episodes * result['optimum']:.1f} | {column} "
             f"| {mean:.1f} ± {half:.1f} | {min(one['test']['score'] for one in own):.1f} | {len(own)} "
-            f"| {own[0]['steps'] / 1e6:.1f}M | {np.mean([one['processor_seconds'] for one in own]) / 60:.1f} |"
+            f"| {own[0]['steps'] / 1e6:.1f}M | {minutes(own)} |"
         )
     lines += [
         "",
@@ -204,12 +192,7 @@ def main() -> None:
     arguments.add_argument("--columns", nargs="+", choices=COLUMNS, default=["exchangeable, expected regret"])
     add_options(arguments, "rl2_mdps")
     given = arguments.parse_args()
-    trainings = [
-        training(row, column, seed, given.tasks, given.work)
-        for row in given.rows
-        for column in given.columns
-        for seed in seeds_of(given)
-    ]
+    trainings = trainings_of(given, training, "rows", "columns")
     result = measure(trainings, given) | {"optimum": mean_optimum()[0]}
     store(result, given.out, render)
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -21,11 +20,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from typing_extensions import override
 
-from benchmarks.rl2_runs import Training, add_options, measure, seeds_of, summary
+from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
 from benchmarks.stored import parser, store
 from metagym.algos import RL2
 from metagym.types import Bool, Float
-from metagym.wrappers import RL2Context, Trial
 
 __all__ = ["COLUMNS", "KNOWN", "Scaled", "render", "returns", "tested", "training"]
 
@@ -110,14 +108,7 @@ def returns(agent: Any, num_tasks: int, *, deterministic: bool = False, seed: in
         deterministic: take the means of the actions; else sample.
         seed: of tasks and actions.
     """
-    vector: Any = gym.make_vec(
-        ENV_ID,
-        num_envs=num_tasks,
-        vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.NEXT_STEP,
-        split="test",
-    )
-    env: Any = RL2Context(Trial(vector, episodes_per_trial=1))
+    env = trials(ENV_ID, num_tasks, 1, autoreset_mode=AutoresetMode.NEXT_STEP)
     th.manual_seed(seed)
     observations, _ = env.reset(seed=seed)
     earned, arrived, state = np.zeros(num_tasks), np.zeros(num_tasks, np.bool_), None
@@ -162,20 +153,18 @@ def render(result: dict[str, Any]) -> str:
     heads = ("agent", "MAML before, after", "known goal", "return", "worst seed", "of means", "arrived", "seeds",
              "steps", "minutes")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    runs, columns = result["runs"], dict.fromkeys(one["column"] for one in result["runs"])
-    lines += [_line(column, [one for one in runs if one["column"] == column]) for column in columns]
+    lines += [_line(column, own) for (_, column), own in by_agent(result["runs"]).items()]
     return "\n".join([*lines, "", CAPTION.format(tasks=result["tasks"], known=KNOWN, still=STILL, by_hand=BY_HAND)])
 
 
 def _line(column: str, own: Sequence[Mapping[str, Any]]) -> str:
     tests = [one["test"] for one in own]
     mean, half = summary(own)
-    minutes = np.mean([one["processor_seconds"] for one in own]) / 60.0
     cells = (
         column, "-40.41, -3.23", f"{KNOWN:.3f}", f"{mean:.3f} ± {half:.3f}",
         f"{min(test['score'] for test in tests):.3f}", f"{np.mean([test['of_means'] for test in tests]):.3f}",
         f"{100.0 * np.mean([test['arrived'] for test in tests]):.1f} %", str(len(own)),
-        f"{own[0]['steps'] / 1e6:.1f}M", f"{minutes:.1f}",
+        f"{own[0]['steps'] / 1e6:.1f}M", minutes(own),
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -186,11 +175,7 @@ def main() -> None:
     arguments.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
     add_options(arguments, "rl2_navigation")
     given = arguments.parse_args()
-    trainings = [
-        training(column, seed, tasks=given.tasks, work=given.work)
-        for column in given.columns
-        for seed in seeds_of(given)
-    ]
+    trainings = trainings_of(given, training, "columns")
     store(measure(trainings, given), given.out, render)
 
 

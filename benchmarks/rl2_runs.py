@@ -6,24 +6,32 @@ final weights and its journal are kept in a folder, and an interrupted command g
 
 import hashlib
 import json
+import re
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.callbacks import BaseCallback
 from typing_extensions import override
 
 from metagym.algos import RL2
 from metagym.files import replacing
+from metagym.wrappers import RL2Context, Trial
 
-__all__ = ["WORK", "Training", "add_options", "measure", "run", "seeds_of", "summary", "trained"]
+__all__ = [
+    "WORK", "Training", "add_options", "by_agent", "measure", "minutes", "run", "summary", "trained", "trainings_of",
+    "trials",
+]  # fmt: skip
 
 WORK = Path(__file__).resolve().parents[1] / "runs"
 
@@ -65,7 +73,9 @@ class Training:
         """Where a file of this training is kept; other settings, another file."""
         policy = self.policy if isinstance(self.policy, str) else self.policy.__name__
         settings = [self.env_id, policy, sorted(self.keywords.items()), self.entropy, self.steps, self.tasks]
-        digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+        # Classes by their names alone: their modules are called __main__ here and __mp_main__ in a process of its own.
+        told = re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", repr(settings))
+        digest = hashlib.sha256(told.encode()).hexdigest()[:8]
         name = f"{self.row}-{self.column}".replace(", ", "-").replace(" ", "-")
         return self.work / f"{name}-{self.seed}-{digest}{ending}"
 
@@ -166,9 +176,38 @@ def add_options(arguments: ArgumentParser, name: str) -> None:
     arguments.add_argument("--finished", action="store_true", help="train nothing: show what --work holds")
 
 
-def seeds_of(given: Namespace) -> range:
-    """The seeds that are asked for."""
-    return range(given.first_seed, given.first_seed + given.seeds)
+def trainings_of(given: Namespace, make: Callable[..., Training], *choices: str) -> list[Training]:
+    """What is asked for: every combination of some options, with every seed.
+
+    Args:
+        given: values of the options.
+        make: takes one value of each option, a seed, and keywords `tasks` and `work`.
+        choices: names of the options.
+    """
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    combined = product(*(getattr(given, name) for name in choices), seeds)
+    return [make(*one, tasks=given.tasks, work=given.work) for one in combined]
+
+
+def trials(
+    env_id: str,
+    rows: int,
+    episodes: int,
+    *,
+    split: str | None = "test",
+    autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
+    **env_kwargs: Any,
+) -> Any:
+    """Trials side by side, as RL² agents see them: the vector env that a measurement plays."""
+    vector: Any = gym.make_vec(
+        env_id,
+        num_envs=rows,
+        vectorization_mode="vector_entry_point",
+        autoreset_mode=autoreset_mode,
+        split=split,
+        **env_kwargs,
+    )
+    return RL2Context(Trial(vector, episodes_per_trial=episodes))
 
 
 def measure(trainings: Sequence[Training], given: Namespace, score: str = "score") -> dict[str, Any]:
@@ -192,6 +231,19 @@ def measure(trainings: Sequence[Training], given: Namespace, score: str = "score
             done[order[waiting[finished].path("")]] = one
             print(f"{one['row']}, {one['column']}, seed {one['seed']}: {one['test'][score]:.4f}", flush=True)
     return {"runs": done, "tasks": trainings[0].tasks}
+
+
+def by_agent(runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Trainings by row and column, in the order of their first ones."""
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for one in runs:
+        grouped.setdefault((one["row"], one["column"]), []).append(one)
+    return grouped
+
+
+def minutes(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Processor time of one training, on average."""
+    return f"{np.mean([one['processor_seconds'] for one in runs]) / 60.0:.1f}"
 
 
 def summary(runs: Sequence[Mapping[str, Any]], score: str = "score") -> tuple[float, float]:

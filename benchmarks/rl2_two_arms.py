@@ -15,17 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import Training, add_options, measure, seeds_of, summary
+from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
 from benchmarks.stored import parser, store
 from metagym.algos import RL2
 from metagym.nets import ExchangeableTrialPolicy
-from metagym.wrappers import RL2Context, Trial
 
 __all__ = ["COLUMNS", "ROWS", "Row", "regrets", "render", "tested", "training"]
 
@@ -142,15 +139,7 @@ def regrets(agent: RL2, row: Row, num_tasks: int, *, rows: int = 2500, seed: int
         seed: of tasks and actions.
     """
     rows = min(rows, num_tasks)
-    vector: Any = gym.make_vec(
-        ENV_ID,
-        num_envs=rows,
-        vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.DISABLED,
-        split=row.split,
-        **row.env_kwargs,
-    )
-    env: Any = RL2Context(Trial(vector, episodes_per_trial=PULLS))
+    env = trials(ENV_ID, rows, PULLS, split=row.split, **row.env_kwargs)
     params_type, every = env.unwrapped.family.params_type, np.arange(rows)
     th.manual_seed(seed)
     observations, _ = env.reset(seed=seed)
@@ -188,14 +177,13 @@ def tested(agent: RL2, num_tasks: int, *, row: str) -> dict[str, Any]:
 def render(result: dict[str, Any]) -> str:
     """The tables of docs/results.md."""
     runs, tasks = result["runs"], result["tasks"]
-    pairs = dict.fromkeys((one["row"], one["column"]) for one in runs)
+    agents = by_agent(runs)
     heads = ["bandit", "means", "published", "limit", "agent", "regret", "of the limit", "worst seed"]
     heads += [f"seeds within {ALLOWED}x", "pulls", "minutes"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for name, column in pairs:
-        lines.append(_line(ROWS[name], column, [one for one in runs if (one["row"], one["column"]) == (name, column)]))
+    lines += [_line(ROWS[name], column, own) for (name, column), own in agents.items()]
     lines += ["", CAPTION.format(pulls=PULLS, tasks=tasks, few=tasks // 4)]
-    for column in dict.fromkeys(column for _, column in pairs):
+    for column in dict.fromkeys(column for _, column in agents):
         lines += ["", *_matrix(column, [one for one in runs if one["column"] == column])]
     return "\n".join(lines)
 
@@ -204,11 +192,10 @@ def _line(row: Row, column: str, own: Sequence[Mapping[str, Any]]) -> str:
     mean, half = summary(own, "regret")
     scores = [one["test"]["regret"] for one in own]
     near = sum(score <= ALLOWED * row.limit for score in scores)
-    minutes = np.mean([one["processor_seconds"] for one in own]) / 60.0
     cells = (
         row.name, row.means, "curve", f"{row.limit:.3f}", column,
         f"{mean:.3f} ± {half:.3f}", f"{mean / row.limit:.2f}x", f"{max(scores):.3f} ({max(scores) / row.limit:.2f}x)",
-        f"{near} of {len(own)}", f"{own[0]['steps'] / 1e6:.1f}M", f"{minutes:.1f}",
+        f"{near} of {len(own)}", f"{own[0]['steps'] / 1e6:.1f}M", minutes(own),
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -234,12 +221,7 @@ def main() -> None:
     arguments.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
     add_options(arguments, "rl2_two_arms")
     given = arguments.parse_args()
-    trainings = [
-        training(row, column, seed, tasks=given.tasks, work=given.work)
-        for row in given.rows
-        for column in given.columns
-        for seed in seeds_of(given)
-    ]
+    trainings = trainings_of(given, training, "rows", "columns")
     store(measure(trainings, given, "regret"), given.out, render)
 
 

@@ -12,16 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import Training, add_options, measure, seeds_of, summary
+from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
 from benchmarks.stored import parser, store
 from metagym.algos import RL2
-from metagym.wrappers import RL2Context, Trial
 
 __all__ = ["COLUMNS", "LIMIT", "expected", "render", "tested", "training"]
 
@@ -91,14 +88,7 @@ def expected(agent: RL2, num_tasks: int, *, rows: int = 2500, seed: int = 0) -> 
         seed: of tasks and actions.
     """
     rows = min(rows, num_tasks)
-    vector: Any = gym.make_vec(
-        ENV_ID,
-        num_envs=rows,
-        vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.DISABLED,
-        split=None,
-    )
-    env: Any = RL2Context(Trial(vector, episodes_per_trial=ROUNDS))
+    env = trials(ENV_ID, rows, ROUNDS, split=None)
     th.manual_seed(seed)
     observations, _ = env.reset(seed=seed)
     groups = []
@@ -140,8 +130,7 @@ def render(result: dict[str, Any]) -> str:
     """The table of docs/results.md."""
     heads = ("agent", "published", "limit", "reward", "% of the limit", "worst seed", "seeds", "steps", "minutes")
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    runs, columns = result["runs"], dict.fromkeys(one["column"] for one in result["runs"])
-    lines += [_line(column, [one for one in runs if one["column"] == column]) for column in columns]
+    lines += [_line(column, own) for (_, column), own in by_agent(result["runs"]).items()]
     lines += ["", CAPTION.format(rounds=ROUNDS, tasks=result["tasks"], oracle=ORACLE, random=RANDOM)]
     return "\n".join(lines)
 
@@ -149,11 +138,10 @@ def render(result: dict[str, Any]) -> str:
 def _line(column: str, own: Sequence[Mapping[str, Any]]) -> str:
     mean, half = summary(own, "reward")
     worst = min(one["test"]["reward"] for one in own)
-    minutes = np.mean([one["processor_seconds"] for one in own]) / 60.0
     cells = (
         column, "curve", f"{LIMIT:.3f}", f"{mean:.3f} ± {half:.3f}", f"{100.0 * mean / LIMIT:.2f}",
         f"{worst:.3f} ({100.0 * worst / LIMIT:.2f} %)", str(len(own)), f"{own[0]['steps'] / 1e6:.1f}M",
-        f"{minutes:.1f}",
+        minutes(own),
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -164,11 +152,7 @@ def main() -> None:
     arguments.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
     add_options(arguments, "rl2_two_step")
     given = arguments.parse_args()
-    trainings = [
-        training(column, seed, tasks=given.tasks, work=given.work)
-        for column in given.columns
-        for seed in seeds_of(given)
-    ]
+    trainings = trainings_of(given, training, "columns")
     store(measure(trainings, given, "reward"), given.out, render)
 
 

@@ -104,7 +104,7 @@ def test_a_run_is_trained_on_all_goals_and_measured(tmp_path):
 
 def test_the_table_counts_optimal_seeds():
     runs = [
-        {"column": "plain", "seed": seed, "steps": 3_000_000, "processor_seconds": 90.0,
+        {"row": "task", "column": "plain", "seed": seed, "steps": 3_000_000, "processor_seconds": 90.0,
          "test": {"score": score, "optimal": optimal, "episodes": [4.0, score - 26.0, 11.0, 11.0]}}
         for seed, score, optimal in ((1, LIMIT, True), (2, 36.2142857, False))
     ]  # fmt: skip

@@ -141,7 +141,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path):
 
 def test_the_table_has_a_row_for_each_column():
     runs = [
-        {"column": "privileged critic", "seed": seed, "steps": 4_000_000, "processor_seconds": 150.0,
+        {"row": "task", "column": "privileged critic", "seed": seed, "steps": 4_000_000, "processor_seconds": 150.0,
          "test": {"score": score, "score_error": 0.0, "of_means": score - 0.1, "arrived": 0.875}}
         for seed, score in ((1, -1.8), (2, -2.0))
     ]  # fmt: skip
@@ -149,3 +149,9 @@ def test_the_table_has_a_row_for_each_column():
     table = render({"runs": runs, "tasks": 10_000})
     assert row in table
     assert "on 10,000 held-out goals" in table
+
+
+def test_where_a_training_is_kept_does_not_depend_on_how_the_benchmark_was_started(tmp_path, monkeypatch):
+    kept = training("plain", 0, tasks=20, work=tmp_path).path(".json")
+    monkeypatch.setattr(Scaled, "__module__", "__mp_main__")  # as processes call the module that was run
+    assert training("plain", 0, tasks=20, work=tmp_path).path(".json") == kept
