@@ -41,9 +41,9 @@ def training(
     """
     cell = CELLS[key]
     policy, settings = keywords(cell, column)
-    steps = cell.steps if "exchangeable" in COLUMNS[column] else cell.plain_steps
     return Training(
-        row=key, column=column, seed=seed, steps=int(scale * steps), env_id=ENV_ID, policy=policy, entropy=cell.entropy,
+        row=key, column=column, seed=seed, steps=int(scale * cell.steps_of(column)), env_id=ENV_ID, policy=policy,
+        entropy=0.03 if "counts" in COLUMNS[column] else cell.entropy,
         keywords={"env_kwargs": {"num_arms": cell.arms}, "episodes_per_trial": cell.pulls, **settings},
         test=partial(_tested, cell), tasks=tasks, work=work,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 from stable_baselines3.common.utils import LinearSchedule
 
-from metagym.nets import ExchangeableTrialPolicy
+from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
 
 __all__ = ["CELLS", "COLUMNS", "Cell", "keywords"]
 
@@ -21,6 +21,7 @@ class Cell:
         limit: return of the Bayes-optimal agent; from 100 pulls on that of finite-horizon Gittins indices.
         published: return of RL², the best of five seeds.
         steps: environment steps of training with the exchangeable policy.
+        counting_steps: with the one that counts.
         plain_steps: with a plain GRU.
         rows: trials of a rollout, all at the same time.
         rate: learning rate at the start; it falls to a tenth linearly.
@@ -36,11 +37,17 @@ class Cell:
     published: float
     steps: int
     plain_steps: int
+    counting_steps: int = 4_000_000
     rows: int = 64
     rate: float = 3e-3
     entropy: float = 0.03
     minibatches: int = 4
     bootstrap: float | None = None
+
+    def steps_of(self, column: str) -> int:
+        """Environment steps of the training of a column."""
+        helps = COLUMNS[column]
+        return self.counting_steps if "counts" in helps else self.steps if "exchangeable" in helps else self.plain_steps
 
     @property
     def key(self) -> str:
@@ -73,6 +80,7 @@ COLUMNS: Mapping[str, frozenset[str]] = {
     "exchangeable, expected rewards": frozenset({"exchangeable", "expected"}),
     "exchangeable, regret": frozenset({"exchangeable", "regret"}),
     "exchangeable, expected regret": frozenset({"exchangeable", "expected", "regret"}),
+    "counts, expected regret": frozenset({"counts", "expected", "regret"}),
 }
 """Helps by the name of a column; the agent sees no more in any of them than RL² does."""
 
@@ -80,6 +88,8 @@ COLUMNS: Mapping[str, frozenset[str]] = {
 def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
     """The policy, and the keywords of `RL2`."""
     helps = COLUMNS[column]
+    if "counts" in helps:
+        return ExchangeableMDPPolicy, _counting(cell)
     symmetric = "exchangeable" in helps
     rate = cell.rate if symmetric else cell.rate / 3.0
     settings: dict[str, Any] = {
@@ -107,3 +117,22 @@ def _for_long_trials(pulls: int, bootstrap: float) -> dict[str, Any]:
     scale = pulls / 10.0
     own = {"trial_steps": pulls, "value_scale": scale, "value_per_step": True, "memory_steps": pulls}
     return {"gae_lambda": bootstrap, "vf_coef": 0.5 / scale**2, "policy_kwargs": own}
+
+
+def _counting(cell: Cell) -> dict[str, Any]:
+    """Settings where memories are counts: a bandit is a decision process of one state, with episodes of one step."""
+    return {
+        "n_envs": cell.rows,
+        "n_steps": cell.pulls,
+        "batch_size": cell.rows * cell.pulls // 4,
+        "n_epochs": 4,
+        "learning_rate": LinearSchedule(5e-3, 1e-4, 1.0),
+        "expected_rewards": True,
+        "regret": True,
+        "gamma": 1.0,
+        # What a pull tells pays until the trial ends, and values that are learnt from are not exact enough to say so.
+        "gae_lambda": 1.0,
+        "vf_coef": 50.0 / cell.pulls**2,
+        "ent_coef": cell.entropy,
+        "policy_kwargs": {"trial_steps": cell.pulls, "episode_steps": 1, "n_backups": 1},
+    }

@@ -22,7 +22,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
 from benchmarks.stored import parser, store
 from metagym.algos import RL2
-from metagym.nets import ExchangeableTrialPolicy
+from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
 
 __all__ = ["COLUMNS", "ROWS", "Row", "regrets", "render", "tested", "training"]
 
@@ -70,18 +70,22 @@ CAPTION = (
     "{tasks:,} tasks: held out for independent and uniform; the others have two tasks, mirror images, so that those of "
     "training are those of the test. The limit is that of the Bayes-optimal agent, exact; what is measured can lie "
     "below it within the CI. Published are curves without numbers, of the best five of 100 settings (LSTM, A2C, 2M "
-    "pulls). plain: a GRU that learns from what was paid. exchangeable: one small GRU shared by both arms. expected "
-    "regret: advantages are made of the mean of the arm pulled less that of the best one, which the trainer knows and "
-    "no agent sees. Where arms mirror each other both tell the same about the task, and the discount is 0.5. Minutes "
-    "of processor time, of one training. Below: agents on bandits they were not trained on, {few:,} tasks."
+    "pulls). plain: a GRU that learns from what was paid. exchangeable: one small GRU shared by both arms. counts: one "
+    "small network that reads, of each arm, how often it was pulled and what it paid. expected regret: advantages are "
+    "made of the mean of the arm pulled less that of the best one, which the trainer knows and no agent sees. Where "
+    "arms mirror each other both tell the same about the task, and the discount is 0.5. Minutes of processor time, of "
+    "one training. Below: agents on bandits they were not trained on, {few:,} tasks."
 )
 
-COLUMNS = ("plain", "exchangeable, expected regret")
+COUNTS = "counts, expected regret"
+COLUMNS = ("plain", "exchangeable, expected regret", COUNTS)
 """Agents by their helps: a memory shared by the arms, and advantages made of the expected regret of what was pulled."""
 
 
 def keywords(row: str, column: str) -> tuple[Any, dict[str, Any]]:
     """The policy and the settings of `RL2`."""
+    if column == COUNTS:
+        return ExchangeableMDPPolicy, _counting(row)
     helped = column != "plain"
     rate = 1e-2 if helped else 3e-3
     settings: dict[str, Any] = {
@@ -106,6 +110,26 @@ def keywords(row: str, column: str) -> tuple[Any, dict[str, Any]]:
     return (ExchangeableTrialPolicy if helped else "MlpPolicy"), settings
 
 
+def _counting(row: str) -> dict[str, Any]:
+    """Settings where memories are counts: a bandit is a decision process of one state, with episodes of one step."""
+    return {
+        "env_kwargs": ROWS[row].env_kwargs,
+        "episodes_per_trial": PULLS,
+        "n_envs": 128,
+        "n_steps": PULLS,
+        "batch_size": 32 * PULLS,
+        "n_epochs": 10,
+        "learning_rate": LinearSchedule(5e-3, 1e-4, 1.0),
+        "expected_rewards": True,
+        "regret": True,
+        "gamma": 1.0,
+        # What a pull tells pays until the trial ends, and values that are learnt from are not exact enough to say so.
+        "gae_lambda": 1.0,
+        "vf_coef": 5e-3,
+        "policy_kwargs": {"trial_steps": PULLS, "episode_steps": 1, "n_backups": 1},
+    }
+
+
 def training(row: str, column: str, seed: int, *, tasks: int, work: Path, steps: int | None = None) -> Training:
     """One training and its measurement."""
     policy, settings = keywords(row, column)
@@ -114,7 +138,7 @@ def training(row: str, column: str, seed: int, *, tasks: int, work: Path, steps:
         row=row,
         column=column,
         seed=seed,
-        steps=steps or (STEPS if row == "independent" or not helped else FEW_STEPS),
+        steps=steps or (STEPS if row == "independent" or column != COLUMNS[1] else FEW_STEPS),
         env_id=ENV_ID,
         policy=policy,
         keywords=settings,

@@ -11,7 +11,7 @@ from benchmarks.rl2_bandits import render, training
 from benchmarks.rl2_runs import Journal, run, trained
 from benchmarks.rl2_settings import CELLS, COLUMNS, Cell, keywords
 from metagym.algos import RL2
-from metagym.nets import ExchangeableTrialPolicy
+from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
 
 TINY = Cell(arms=3, pulls=4, limit=2.6, published=2.6, steps=80, plain_steps=120, rows=10)
 
@@ -39,6 +39,7 @@ def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column):
     policy, settings = keywords(TINY, column)
     agent = RL2(policy, rl2_bandits.ENV_ID, env_kwargs={"num_arms": 3}, episodes_per_trial=4, device="cpu", **settings)
     assert isinstance(agent.policy, ExchangeableTrialPolicy) == ("exchangeable" in column)
+    assert isinstance(agent.policy, ExchangeableMDPPolicy) == ("counts" in column)
     assert agent.expected_rewards == ("expected" in column)
     assert agent.regret == ("regret" in column)
     assert bool(agent.policy.critic_task_size) == ("privileged" in column)
@@ -119,6 +120,14 @@ def test_long_trials_are_learnt_with_memories_that_last_and_values_by_the_step(t
     assert (policy.memory_steps, policy.value_scale, policy.value_per_step) == (8, 0.8, True)
     plain = training(LONG.key, "exchangeable", 1, work=tmp_path)
     assert plain.keywords["policy_kwargs"] == {"trial_steps": 8}
+
+
+def test_an_agent_that_counts_is_trained_and_measured(tmp_path):
+    one = make_training(tmp_path, column="counts, expected regret", scale=1e-5)
+    result = run(one)
+    assert isinstance(trained(one).policy, ExchangeableMDPPolicy)
+    assert one.steps == 40
+    assert 0.0 < result["test"]["score"] < TINY.pulls
 
 
 def test_an_agent_is_written_into_a_package_without_the_trials_it_was_playing(tmp_path):

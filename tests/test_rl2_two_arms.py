@@ -9,7 +9,7 @@ from benchmarks.rl2_runs import run
 from benchmarks.rl2_two_arms import COLUMNS, ENV_ID, PULLS, ROWS, keywords, regrets, render, training
 from metagym.algos import RL2
 from metagym.envs import Bandit
-from metagym.nets import ExchangeableTrialPolicy
+from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
 
 
 @pytest.fixture(autouse=True)
@@ -90,14 +90,16 @@ def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column):
     policy, settings = keywords("medium", column)
     agent = RL2(policy, ENV_ID, device="cpu", **settings)
     helped = column != "plain"
-    assert isinstance(agent.policy, ExchangeableTrialPolicy) == ("exchangeable" in column) == helped
+    assert isinstance(agent.policy, ExchangeableTrialPolicy) == ("exchangeable" in column)
+    assert isinstance(agent.policy, ExchangeableMDPPolicy) == ("counts" in column)
     assert agent.expected_rewards == agent.regret == ("expected regret" in column) == helped
     assert not agent.policy.critic_task_size
 
 
-def test_a_run_is_trained_and_measured(tmp_path, monkeypatch):
+@pytest.mark.parametrize("column", COLUMNS[1:])
+def test_a_run_is_trained_and_measured(tmp_path, monkeypatch, column):
     monkeypatch.setattr(rl2_two_arms, "PULLS", 10)
-    one = training("easy", COLUMNS[1], 0, tasks=20, work=tmp_path, steps=100)
+    one = training("easy", column, 0, tasks=20, work=tmp_path, steps=100)
     result = run(one)
     assert 100 <= result["steps"] == one.keywords["n_envs"] * 10
     assert 0.0 < result["test"]["regret"] < 8.0
