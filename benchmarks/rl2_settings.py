@@ -130,9 +130,9 @@ def _counting(cell: Cell) -> dict[str, Any]:
         "expected_rewards": True,
         "regret": True,
         "gamma": 1.0,
-        # What a pull tells pays until the trial ends, and values that are learnt from are not exact enough to say so.
+        # What a pull tells pays until the trial ends, and values are not exact enough to say so early.
         "gae_lambda": 1.0,
         "vf_coef": 50.0 / cell.pulls**2,
         "ent_coef": cell.entropy,
-        "policy_kwargs": {"trial_steps": cell.pulls, "episode_steps": 1, "n_backups": 1},
+        "policy_kwargs": {"trial_steps": cell.pulls, "episode_steps": 1, "n_backups": 1, "pooled_values": True},
     }

@@ -123,10 +123,10 @@ def _counting(row: str) -> dict[str, Any]:
         "expected_rewards": True,
         "regret": True,
         "gamma": 1.0,
-        # What a pull tells pays until the trial ends, and values that are learnt from are not exact enough to say so.
-        "gae_lambda": 1.0,
+        # What a pull tells pays until the trial ends, and values are not exact enough to say so early.
+        "gae_lambda": 0.98,
         "vf_coef": 5e-3,
-        "policy_kwargs": {"trial_steps": PULLS, "episode_steps": 1, "n_backups": 1},
+        "policy_kwargs": {"trial_steps": PULLS, "episode_steps": 1, "n_backups": 1, "pooled_values": True},
     }
 
 

@@ -6,8 +6,8 @@
     V_1(s)       = max_a e(s, a)
     V_k(s)       = max_a e(s, a) + sum_s' P(s'|s, a) V_{k-1}(s'),  k <= K, as far as the episode has steps left
     Q(s, a)      = e(s, a) + sum_s' P(s'|s, a) V_K(s')             for the state s that the agent is in
-    logit_a      = network(Q, e, x of (s, a), means over all pairs, time)
-    value        = steps left * network(means over all pairs, max_a Q(s, a), time)
+    logit_a      = network(Q, e, x of (s, a), means over all states, time)
+    value        = steps left * network(means over all states, max_a Q(s, a), time)
 
 e, V and Q have C channels, each planned for by itself. Counts are the memory, and for Markov processes they lose
 nothing. What is learnt is e, which stands for rewards and for what is worth finding out, and how channels are weighed:
@@ -74,6 +74,8 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         n_backups: K, steps to look ahead.
         n_channels: C, of what is planned for.
         pair_size: width of the network that reads pairs.
+        pooled_values: whether values also read the mean over pairs of what that network makes of them: how far apart
+            the arms of a bandit are, and not only how good the best one seems.
         head_size: width of the network that rates actions; half of that of the critic.
         critic_task_size: numbers by which a privileged critic is told the task; 0: it is not.
         **kwargs: those of `TrialActorCriticPolicy`, but for memories, feature extractors and layers.
@@ -94,6 +96,7 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         n_channels: int = 4,
         pair_size: int = 16,
         head_size: int = 32,
+        pooled_values: bool = False,
         **kwargs: Any,
     ) -> None:
         if not isinstance(action_space, spaces.Discrete):
@@ -107,6 +110,9 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         for name, value in self.sizes.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+        if pooled_values not in (False, True):
+            raise ConfigError(f"pooled_values must be True or False, got {pooled_values!r}")
+        self.pooled_values = bool(pooled_values)
         given = [name for name in _NO_PLACE if kwargs.pop(name, None)]
         if given:
             raise ConfigError(f"{', '.join(given)} have no place here: leave them out")
@@ -124,7 +130,8 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         overall = _TIME + 2 * channels
         self.action_net = _head(3 * channels + _PAIR + overall, head)
         self.action_skip = nn.Linear(channels, 1, bias=False)
-        value_net = _head(channels + overall + self.critic_task_size, 2 * head)
+        pooled = width if self.pooled_values else 0
+        value_net = _head(channels + overall + pooled + self.critic_task_size, 2 * head)
         self.value_net = value_net  # type: ignore[assignment]  # SB3 declares a Linear
         if self.ortho_init:
             for net in (self.pair_net, self.time_net, self.action_net, value_net):
@@ -152,7 +159,8 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         share = 1.0 / (seen.visits + 1.0)
         pairs = th.stack([seen.rewards * share, share, share.sqrt(), (seen.visits.log1p() - 1.0) / 2.0], dim=3)
         linear, hidden = th.split(self.pair_net(pairs), [self.sizes["n_channels"], self.sizes["pair_size"]], dim=3)
-        gain = linear + self.gain_net(th.relu(hidden + self.time_net(time)[:, None, None]))  # (n, S, A, C)
+        features = th.relu(hidden + self.time_net(time)[:, None, None])
+        gain = linear + self.gain_net(features)  # (n, S, A, C)
         first = value = gain.amax(2)
         for backup in range(1, self.sizes["n_backups"]):
             ahead = self._expected(seen.nexts, value)
@@ -163,7 +171,8 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         overall = th.cat([time, first.mean(1), value.mean(1)], dim=1)
         parts = (worth - worth.mean(1, keepdim=True), worth, gain[row, here], pairs[row, here])
         each = overall.unsqueeze(1).expand(-1, self.n_actions, -1)
-        return Planned(th.cat([*parts, each], dim=2), th.cat([overall, worth.amax(1)], dim=1))
+        pooled = [features.mean((1, 2))] if self.pooled_values else []
+        return Planned(th.cat([*parts, each], dim=2), th.cat([overall, worth.amax(1), *pooled], dim=1))
 
     def _expected(self, nexts: th.Tensor, value: th.Tensor) -> th.Tensor:
         """Expectation of values (n, S, C) of next states after pairs of which `nexts` (n, M, A, S) were seen."""
@@ -217,7 +226,7 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         kept = super()._get_constructor_parameters()
         for name in (*_NO_PLACE, "features_extractor_kwargs"):
             kept.pop(name, None)
-        return kept | self.sizes
+        return kept | self.sizes | {"pooled_values": self.pooled_values}
 
 
 def _head(inputs: int, width: int) -> nn.Sequential:

@@ -54,10 +54,10 @@ def logits_and_values(policy, trials):
         return policy.get_distribution(packed).distribution.logits, policy.predict_values(packed).flatten()
 
 
-@pytest.mark.parametrize("n_backups", [1, 2, 4])
+@pytest.mark.parametrize(("n_backups", "pooled_values"), [(1, False), (2, True), (4, False)])
 @pytest.mark.parametrize("seed", range(3))
-def test_renaming_states_and_actions_renames_the_policy_and_no_more(n_backups, seed):
-    policy, trials = make_policy(n_backups=n_backups), history(seed)
+def test_renaming_states_and_actions_renames_the_policy_and_no_more(n_backups, pooled_values, seed):
+    policy, trials = make_policy(n_backups=n_backups, pooled_values=pooled_values), history(seed)
     rng = np.random.default_rng(seed)
     states, actions = rng.permutation(STATES), rng.permutation(ACTIONS)
     renamed = th.cat(
@@ -71,9 +71,9 @@ def test_renaming_states_and_actions_renames_the_policy_and_no_more(n_backups, s
     th.testing.assert_close(other_values, values, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("n_backups", [1, 3])
-def test_a_rollout_step_by_step_does_what_whole_trials_do(n_backups):
-    policy, trials = make_policy(n_backups=n_backups), history(1)
+@pytest.mark.parametrize(("n_backups", "pooled_values"), [(1, False), (3, True)])
+def test_a_rollout_step_by_step_does_what_whole_trials_do(n_backups, pooled_values):
+    policy, trials = make_policy(n_backups=n_backups, pooled_values=pooled_values), history(1)
     logits, values = logits_and_values(policy, trials)
     state = policy.zero_state(2)
     for time, obs in enumerate(trials):
@@ -121,6 +121,25 @@ def test_the_plan_is_backward_induction_over_what_was_seen():
         np.testing.assert_allclose(planned.actions[step, :, 1], worth, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooled_values", [False, True])
+def test_pooled_values_see_pairs_that_are_not_the_best_and_others_do_not(pooled_values):
+    """Two arms that were pulled three times each: the best one paid 3, the other one 0 or 2."""
+    policy = make_policy(n_backups=1, n_channels=1, pooled_values=pooled_values)
+    with th.no_grad():
+        policy.pair_net.weight[0] = th.tensor([1.0, 0.0, 0.0, 0.0])  # what is planned for is the mean reward
+        policy.pair_net.bias[0] = 0.0
+        policy.gain_net.weight.zero_()
+        policy.gain_net.bias.zero_()
+    trials = th.zeros(7, 2, STATES + ACTIONS + 2)
+    trials[..., 0] = 1.0
+    trials[1:4, :, STATES] = trials[4:, :, STATES + 1] = 1.0
+    trials[1:4, :, -2] = 1.0
+    trials[4:6, 1, -2] = 1.0
+    values = logits_and_values(policy, trials)[1].view(7, 2)
+    assert th.equal(values[:4, 0], values[:4, 1])
+    assert th.equal(values[6, 0], values[6, 1]) != pooled_values
+
+
 def test_rl2_learns_saves_and_goes_on_with_it(tmp_path):
     kwargs = {
         "env_kwargs": {"num_states": 4, "num_actions": 3, "episode_length": 5},
@@ -152,11 +171,12 @@ def test_a_privileged_critic_is_told_the_task_and_the_actor_is_not():
 
 
 def test_it_is_a_trial_policy_that_can_be_made_again_from_what_it_keeps():
-    policy = make_policy(n_backups=3, head_size=7)
+    policy = make_policy(n_backups=3, head_size=7, pooled_values=True)
     again = ExchangeableMDPPolicy(**policy._get_constructor_parameters())
     again.load_state_dict(policy.state_dict())
     assert isinstance(again, TrialActorCriticPolicy)
     assert again.sizes == policy.sizes
+    assert again.pooled_values
 
 
 @pytest.mark.parametrize(
@@ -165,6 +185,7 @@ def test_it_is_a_trial_policy_that_can_be_made_again_from_what_it_keeps():
         ({"trial_steps": 0}, "trial_steps"),
         ({"n_backups": 1.5}, "n_backups"),
         ({"n_channels": True}, "n_channels"),
+        ({"pooled_values": 2}, "pooled_values"),
         ({"rnn_type": "lstm"}, "rnn_type"),
         ({"net_arch": [64]}, "net_arch"),
         ({"memory_steps": 50}, "memory_steps"),
