@@ -22,7 +22,8 @@ def test_the_loop_over_tasks_takes_a_step_within_the_trust_region():
 
 def test_the_table_shows_ratios():
     result = maml_speed.measure(1, 2, 5, 4, 8)
-    assert [row["thinning"] for row in result["rows"]] == list(maml_speed.THINNINGS)
-    result["rows"] = [{"thinning": 5, "at once": [2.0, 1.0], "loop": [10.0, 3.0]}]
+    assert [(row["threads"], row["thinning"]) for row in result["rows"]] == [(1, 1), (1, 5)]
+    assert th.get_num_threads() == 1
+    result["rows"] = [{"threads": 2, "thinning": 5, "at once": [2.0, 1.0], "loop": [10.0, 3.0]}]
 
-    assert "| one of 5 episodes | 10.00 | 2.00 | 5.0x | 3.0x |" in maml_speed.render(result)
+    assert "| 2 | one of 5 episodes | 10.00 | 2.00 | 5.0x | 3.0x |" in maml_speed.render(result)

@@ -50,18 +50,18 @@ class Moment(NamedTuple):
     """What a step of all rows led to.
 
     Attributes:
-        observations: (N, ...), the first of the next episode where one ended.
-        rewards: float32, (N,).
+        observations: (N, ...), or a dict of those; the first of the next episode where one ended.
+        rewards: (N,).
         dones: rows whose episode ended, (N,).
         cut: numbers of the rows whose episode was truncated only, (M,).
-        last: the last observations of those episodes, (M, ...).
+        last: the last observations of those episodes, (M, ...), or a dict of those.
     """
 
-    observations: Array
+    observations: Any
     rewards: Array
     dones: Bool
     cut: Int
-    last: Array
+    last: Any
 
 
 @dataclass
@@ -132,7 +132,7 @@ class TaskRows:
         return observations
 
     def step(self, actions: Array) -> Moment:
-        """Step every row with actions (N, ...) of the action space."""
+        """Step every row with actions (N, ...) of the action space; rewards are float32."""
         env = self.env
         reward, terminated, truncated, info = env.step_rows(actions, None)
         rewards = reward.astype(np.float32)

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, logsigmoid
 from typing_extensions import override
 
 from metagym.errors import ConfigError
 from metagym.types import Array
 
-__all__ = ["ActionLaw", "CategoricalLaw", "GaussianLaw", "Heads", "law_of"]
+__all__ = ["ActionLaw", "BernoulliLaw", "CategoricalLaw", "GaussianLaw", "Heads", "MultiCategoricalLaw", "law_of"]
 
 _HALF_LOG_TAU = math.log(math.sqrt(2 * math.pi))
 _LEAST_LOG_STD = math.log(1e-6)
@@ -112,6 +112,80 @@ class CategoricalLaw(ActionLaw):
         return (old.exp() * (old - new)).sum(-1)
 
 
+class MultiCategoricalLaw(ActionLaw):
+    """Vectors of numbers, each 0..A_d-1, drawn independently; outputs are the logits of all, one after the other.
+
+    Args:
+        space: of one row, a vector.
+    """
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space)
+        self._laws = [CategoricalLaw(spaces.Discrete(int(number))) for number in space.nvec]
+        self._sizes = [int(number) for number in space.nvec]
+
+    @override
+    def noise(self, generator: th.Generator, num_steps: int, num_rows: int, dtype: th.dtype) -> th.Tensor:
+        return th.cat([law.noise(generator, num_steps, num_rows, dtype) for law in self._laws], -1)
+
+    @override
+    def act(self, heads: Heads, noise: th.Tensor) -> th.Tensor:
+        noises = th.split(noise, self._sizes, -1)
+        return th.stack([law.act(own, one) for (law, own), one in zip(self._parts(heads), noises, strict=True)], -1)
+
+    @override
+    def for_env(self, actions: th.Tensor) -> Array:
+        return _rows(actions, self.space)
+
+    @override
+    def log_prob(self, heads: Heads, actions: th.Tensor) -> th.Tensor:
+        pairs = zip(self._parts(heads), actions.unbind(-1), strict=True)
+        return th.stack([law.log_prob(own, chosen) for (law, own), chosen in pairs]).sum(0)
+
+    @override
+    def entropy(self, heads: Heads) -> th.Tensor:
+        return th.stack([law.entropy(own) for law, own in self._parts(heads)]).sum(0)
+
+    @override
+    def divergence(self, before: Heads, after: Heads) -> th.Tensor:
+        pairs = zip(self._parts(before), self._parts(after), strict=True)
+        return th.stack([law.divergence(old, new) for (law, old), (_, new) in pairs]).sum(0)
+
+    def _parts(self, heads: Heads) -> list[tuple[CategoricalLaw, Heads]]:
+        return list(zip(self._laws, map(Heads, th.split(heads.outputs, self._sizes, -1)), strict=True))
+
+
+class BernoulliLaw(ActionLaw):
+    """Vectors of 0 and 1, drawn independently; outputs are the logits of 1."""
+
+    @override
+    def noise(self, generator: th.Generator, num_steps: int, num_rows: int, dtype: th.dtype) -> th.Tensor:
+        return th.rand(num_steps, num_rows, int(self.space.n), dtype=dtype, generator=generator).logit()
+
+    @override
+    def act(self, heads: Heads, noise: th.Tensor) -> th.Tensor:
+        return (heads.outputs > noise).long()
+
+    @override
+    def for_env(self, actions: th.Tensor) -> Array:
+        return _rows(actions, self.space)
+
+    @override
+    def log_prob(self, heads: Heads, actions: th.Tensor) -> th.Tensor:
+        return logsigmoid(heads.outputs * (2 * actions - 1)).sum(-1)
+
+    @override
+    def entropy(self, heads: Heads) -> th.Tensor:
+        logits = heads.outputs
+        return -(logits.sigmoid() * logsigmoid(logits) + (-logits).sigmoid() * logsigmoid(-logits)).sum(-1)
+
+    @override
+    def divergence(self, before: Heads, after: Heads) -> th.Tensor:
+        old, new = before.outputs, after.outputs
+        ones = old.sigmoid() * (logsigmoid(old) - logsigmoid(new))
+        return (ones + (-old).sigmoid() * (logsigmoid(-old) - logsigmoid(-new))).sum(-1)
+
+
 class GaussianLaw(ActionLaw):
     """Vectors of A numbers, drawn independently and clipped to the space."""
 
@@ -147,6 +221,11 @@ class GaussianLaw(ActionLaw):
         return (new - old + 0.5 * squares * (-2 * new).exp() - 0.5).sum(-1)
 
 
+def _rows(actions: th.Tensor, space: Any) -> Array:
+    rows: Array = actions.cpu().numpy().reshape(-1, *space.shape).astype(space.dtype)
+    return rows
+
+
 def _log_std(heads: Heads) -> th.Tensor:
     assert heads.log_std is not None
     # Gradient steps move it like any other parameter, and nothing else keeps it from falling for ever.
@@ -163,4 +242,11 @@ def law_of(space: Any) -> ActionLaw:
         return CategoricalLaw(space)
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return GaussianLaw(space)
-    raise ConfigError(f"gradient meta-learners take Discrete actions from 0 on, and Box actions, got {space}")
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and not space.start.any():
+        return MultiCategoricalLaw(space)
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return BernoulliLaw(space)
+    raise ConfigError(
+        "gradient meta-learners take Box actions, Discrete ones from 0 on, and vectors of MultiDiscrete ones from 0 on "
+        f"or MultiBinary ones, got {space}"
+    )

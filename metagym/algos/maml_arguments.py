@@ -152,9 +152,6 @@ def tasks_env(label: str, env: Any, n_envs: int | None, split: str | None, env_k
     """
     if n_envs is None and isinstance(env, str | gym.Env):
         n_envs = DEFAULT_TRAJECTORIES
-    try:
-        made = task_vec_env(env, n_envs=n_envs, split=split, env_kwargs=env_kwargs)
-    except ConfigError as wrong:
-        raise ConfigError(str(wrong).replace("Reptile", label)) from wrong
+    made = task_vec_env(env, n_envs=n_envs, split=split, env_kwargs=env_kwargs, learner=label)
     require_plain_env(made)
     return made

@@ -10,19 +10,25 @@ squared error, as in A2C.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch as th
 
-from metagym.algos.maml_actions import ActionLaw
+from metagym.algos.maml_actions import ActionLaw, Heads
 from metagym.algos.maml_baselines import Experience
-from metagym.algos.maml_policy import Parameters, PolicyFunction
+from metagym.algos.maml_derivatives import Bowl
+from metagym.algos.maml_policy import ActorPass, MlpFunction, Parameters, PolicyFunction
 
-__all__ = ["InnerLoop", "InnerLosses", "Objective", "Rates"]
+__all__ = ["STEPS_AT_ONCE", "InnerLoop", "InnerLosses", "Objective", "Rates", "pieces"]
 
 Objective: TypeAlias = Literal["log_likelihood", "likelihood_ratio"]
 Rates: TypeAlias = Mapping[str, "th.Tensor | float"]
 """Step sizes by name of parameter, each one number or a tensor like the parameter's."""
+
+
+STEPS_AT_ONCE = 4096
+"""Steps of tasks whose layers' outputs stay in a processor's cache until they are needed again."""
 
 
 @dataclass
@@ -65,9 +71,17 @@ class InnerLoop:
 
     def losses(self, parameters: Parameters, experience: Experience) -> InnerLosses:
         """The losses of K tasks; each is a function of its own task's parameters alone."""
+        rollout = experience.rollout
+        judged = self.judged(self._function.actor(parameters, rollout.seen), experience)
+        if self._vf_coef is not None:
+            errors = self._function.critic(parameters, rollout.seen) - experience.returns
+            judged.total = judged.total + self._vf_coef * (errors.square() * rollout.weights).sum(1)
+        return judged
+
+    def judged(self, heads: Heads, experience: Experience) -> InnerLosses:
+        """The losses of what K policies say of their actions, without the critic's."""
         rollout, law = experience.rollout, self._law
         weights = rollout.weights
-        heads = self._function.actor(parameters, rollout.seen)
         log_probs = law.log_prob(heads, rollout.actions)
         gain = log_probs
         if self._objective == "likelihood_ratio":
@@ -75,9 +89,6 @@ class InnerLoop:
         total = -(gain * experience.advantages * weights).sum(1)
         if self._ent_coef:
             total = total - self._ent_coef * (law.entropy(heads) * weights).sum(1)
-        if self._vf_coef is not None:
-            errors = self._function.critic(parameters, rollout.seen) - experience.returns
-            total = total + self._vf_coef * (errors.square() * weights).sum(1)
         divergence = (law.divergence(rollout.heads, heads) * weights).sum(1)
         return InnerLosses(total, (log_probs * weights).sum(1), divergence)
 
@@ -109,6 +120,26 @@ class InnerLoop:
             own = {name: tensor.detach() for name, tensor in own.items()}
         return own, losses
 
+    def take(self, parameters: Parameters, experience: Experience, rates: Rates) -> dict[str, th.Tensor]:
+        """Parameters after one step, without a gradient; arguments as in `step`."""
+        function = self._function
+        if self._vf_coef is not None or not (isinstance(function, MlpFunction) and function.all_learn):
+            return self.step(parameters, experience, rates)[0]
+        gradients = []
+        for part in pieces(experience):
+            lived = experience.tasks(part)
+            policies = ActorPass(
+                function, {name: parameters[name][part].detach() for name in rates}, lived.rollout.seen
+            )
+            slopes = Bowl(partial(self._total, lived), policies.numbers, curved=False).slopes
+            gradients.append(policies.backward(slopes))
+        moved = {name: parameters[name].detach() - size * th.cat([one[name] for one in gradients])
+                 for name, size in rates.items()}  # fmt: skip
+        return {**parameters, **moved}
+
+    def _total(self, experience: Experience, *numbers: th.Tensor) -> th.Tensor:
+        return self.judged(Heads(*numbers), experience).total.sum()
+
     def adapt(
         self, parameters: Parameters, experiences: Sequence[Experience], rates: Sequence[Rates], *, order: int
     ) -> tuple[dict[str, th.Tensor], list[InnerLosses]]:
@@ -129,3 +160,10 @@ class InnerLoop:
 
 def _learning(tensor: th.Tensor) -> th.Tensor:
     return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+def pieces(experience: Experience) -> list[slice]:
+    """Tasks in groups that are computed fastest together."""
+    num_tasks, num_steps = experience.advantages.shape
+    size = max(1, STEPS_AT_ONCE // num_steps)
+    return [slice(first, first + size) for first in range(0, num_tasks, size)]

@@ -122,7 +122,7 @@ def play_and_adapt(
         played.experiences.append(experience)
         if step < n_steps:
             rates = parts.start.rates(parts.start.tensors, step)
-            parameters, _ = parts.inner.step(parameters, experience, rates)
+            parameters = parts.inner.take(parameters, experience, rates)
             _require_finite_tasks(agent, parameters, tasks, step)
     played.parameters = parameters
     return played

@@ -4,7 +4,7 @@ Inner steps are repeated on the episodes that were played before them, and what 
 is weighed by likelihood ratios against the policies that played those.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,16 +13,15 @@ import torch as th
 from typing_extensions import Self
 
 from metagym.algos.maml_actions import ActionLaw, Heads
+from metagym.algos.maml_adaptation import Adaptation
 from metagym.algos.maml_baselines import Experience
-from metagym.algos.maml_inner import InnerLoop, InnerLosses
-from metagym.algos.maml_policy import Parameters, PolicyFunction
+from metagym.algos.maml_inner import InnerLoop, InnerLosses, Rates, pieces
+from metagym.algos.maml_metric import GraphWay, MlpWay, TrustRegionMetric, Way
+from metagym.algos.maml_policy import MlpFunction, Parameters, PolicyFunction
 from metagym.algos.maml_start import Start
 from metagym.types import Float
 
-__all__ = ["STEPS_AT_ONCE", "Batch", "Extra", "OuterLoss", "Terms", "standings"]
-
-STEPS_AT_ONCE = 8192
-"""Steps of tasks whose layers' outputs stay in a processor's cache until they are needed again."""
+__all__ = ["Batch", "Extra", "OuterLoss", "Terms", "standings"]
 
 
 @dataclass
@@ -56,11 +55,9 @@ class Batch:
 
     def pieces(self) -> "list[Batch]":
         """The same, some tasks at a time: as many as are computed fastest together."""
-        num_tasks, num_steps = self.outer.advantages.shape
-        size = max(1, STEPS_AT_ONCE // num_steps)
-        if size >= num_tasks:
+        parts = pieces(self.outer)
+        if len(parts) == 1:
             return [self]
-        parts = [slice(first, first + size) for first in range(0, num_tasks, size)]
         return [
             Batch(
                 self.seeds[part], [one.tasks(part) for one in self.inner], self.outer.tasks(part), self.standings[part]
@@ -99,7 +96,7 @@ class OuterLoss:
         clip_range: of likelihood ratios, as in PPO; None does not clip.
         ent_coef: weight of the entropy of adapted policies.
         order: of gradients through inner steps, 1 or 2.
-        thinning: `curvature` looks at one of so many episodes.
+        thinning: `metric` looks at one of so many episodes.
         extra: what a method adds to the loss.
     """
 
@@ -153,21 +150,46 @@ class OuterLoss:
         divergence = (law.divergence(rollout.heads, heads) * rollout.weights).sum(1).mean()
         return Terms(loss, divergence, [losses.divergence.detach().mean().item() for losses in before])
 
-    def curvature(self, tensors: Parameters) -> th.Tensor:
-        """Mean divergence of adapted policies from what they are where `tensors` are now: its Hessian is the metric."""
-        parts = []
-        for piece in self._thinned:
-            heads, _ = self._adapted(tensors, piece, self._order)
-            divergence = self._law.divergence(heads.copy(), heads)
-            parts.append((divergence * piece.outer.rollout.weights).sum() / self._num_tasks)
-        return th.stack(parts).sum()
+    def metric(self, tensors: Mapping[str, th.Tensor]) -> TrustRegionMetric:
+        """The Hessian of the mean divergence of adapted policies from what they are where `tensors` are now.
+
+        Args:
+            tensors: like those of `Start`, leaves of graphs.
+        """
+        leaves = list(tensors.values())
+        ways = [self._way(tensors, leaves, piece) for piece in self._thinned]
+        weights = [piece.outer.rollout.weights / self._num_tasks for piece in self._thinned]
+        return TrustRegionMetric(self._law, ways, weights)
+
+    def _way(self, tensors: Parameters, leaves: Sequence[th.Tensor], batch: Batch) -> Way:
+        with th.enable_grad():
+            by_hand = self._by_hand(tensors, batch, self._order)
+            if by_hand is None:
+                return GraphWay(self._adapted(tensors, batch, self._order)[0], leaves)
+        return MlpWay(by_hand, leaves)
 
     def _adapted(self, tensors: Parameters, batch: Batch, order: int) -> tuple[Heads, list[InnerLosses]]:
         """What adapted policies say of the last episodes' actions, and the losses before each step."""
-        begin = self._start.begin(tensors, batch.seeds)
+        by_hand = self._by_hand(tensors, batch, order)
+        if by_hand is not None:
+            after, before = by_hand.recorded()
+            pairs = zip(before, batch.inner, strict=True)
+            return after, [self._inner.judged(heads, experience) for heads, experience in pairs]
+        begin, rates = self._beginning(tensors, batch)
+        adapted, losses = self._inner.adapt(begin, batch.inner, rates, order=order)
+        return self._function.actor(adapted, batch.outer.rollout.seen), losses
+
+    def _by_hand(self, tensors: Parameters, batch: Batch, order: int) -> Adaptation | None:
+        """The adaptation with derivatives by hand, where there is one."""
+        if not (isinstance(self._function, MlpFunction) and self._function.all_learn):
+            return None
+        begin, rates = self._beginning(tensors, batch)
+        return Adaptation(self._function, self._inner, begin, rates, batch.inner, batch.outer, order)
+
+    def _beginning(self, tensors: Parameters, batch: Batch) -> tuple[Parameters, list[Rates]]:
+        """Parameters that tasks begin with, and the sizes of their steps."""
         rates = [self._start.rates(tensors, step) for step in range(len(batch.inner))]
-        adapted, before = self._inner.adapt(begin, batch.inner, rates, order=order)
-        return self._function.actor(adapted, batch.outer.rollout.seen), before
+        return self._start.begin(tensors, batch.seeds), rates
 
     def _gains(self, ratios: th.Tensor, advantages: th.Tensor) -> th.Tensor:
         if self._clip_range is None:

@@ -114,14 +114,16 @@ class TrustRegionStep(OuterStep):
         before = loss.evaluate(tensors)
         leaves = list(tensors.values())
         gradient = _flat(th.autograd.grad(before.loss, leaves, materialize_grads=True))
-        slope = _flat(th.autograd.grad(loss.curvature(tensors), leaves, create_graph=True, materialize_grads=True))
+        metric, shapes = loss.metric(tensors), [leaf.shape for leaf in leaves]
 
         def curved(vector: th.Tensor) -> th.Tensor:
-            product = th.autograd.grad(slope @ vector, leaves, retain_graph=True, materialize_grads=True)
-            return _flat(product) + self._cg_damping * vector
+            parts = th.split(vector, [shape.numel() for shape in shapes])
+            moves = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+            return _flat(metric(moves)) + self._cg_damping * vector
 
-        direction = conjugate_gradient(curved, gradient, self._cg_max_steps)
-        curvature = (direction @ curved(direction)).item()
+        direction, rest = conjugate_gradient(curved, gradient, self._cg_max_steps)
+        # The direction's image is what was to be reached, less what is missing.
+        curvature = (direction @ (gradient - rest)).item()
         if not (math.isfinite(curvature) and curvature > 0.0):
             # A gradient of zero, or one that is not finite: there is nowhere to go.
             return _report(before, before, self._tries)
@@ -190,8 +192,8 @@ class AdamStep(OuterStep):
 
 def conjugate_gradient(
     matrix: Callable[[th.Tensor], th.Tensor], target: th.Tensor, max_steps: int, tolerance: float = 1e-10
-) -> th.Tensor:
-    """The x with ``matrix(x) = target``, approximately, for a symmetric positive definite matrix.
+) -> tuple[th.Tensor, th.Tensor]:
+    """The x with ``matrix(x) = target``, approximately, for a symmetric positive definite matrix; and the residual.
 
     Args:
         matrix: multiplies by it.
@@ -210,7 +212,7 @@ def conjugate_gradient(
         residual = residual - length * image
         following = residual @ residual
         direction, square = residual + following / square * direction, following
-    return solution
+    return solution, residual
 
 
 def _moved(tensors: Mapping[str, nn.Parameter], shift: th.Tensor) -> dict[str, th.Tensor]:

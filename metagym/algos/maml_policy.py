@@ -7,7 +7,7 @@ batched matrix products; all others (images, dicts of observations, extractors o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch as th
@@ -23,11 +23,12 @@ from typing_extensions import override
 
 from metagym.algos.batched_policy import ELEMENTWISE
 from metagym.algos.maml_actions import Heads
+from metagym.algos.maml_mlp import Layer, MlpPass, affine
 from metagym.errors import ConfigError
 
 __all__ = [
-    "MlpFunction", "Parameters", "PolicyFunction", "Seen", "VmapFunction", "policy_function", "require_functional",
-    "stacked",
+    "LOG_STD", "ActorPass", "MlpFunction", "Parameters", "PolicyFunction", "Seen", "VmapFunction", "policy_function",
+    "require_functional", "stacked",
 ]  # fmt: skip
 
 Parameters: TypeAlias = Mapping[str, th.Tensor]
@@ -35,7 +36,7 @@ Seen: TypeAlias = th.Tensor | dict[str, th.Tensor]
 """Preprocessed observations: (K, B, ...), or a dict of those."""
 
 _OWN = ("forward", "get_distribution", "evaluate_actions", "predict_values", "_get_action_dist_from_latent")
-_LOG_STD = "log_std"
+LOG_STD = "log_std"
 
 
 def stacked(parameters: Parameters, num_tasks: int) -> dict[str, th.Tensor]:
@@ -99,7 +100,7 @@ class PolicyFunction(ABC):
         heads = self.actor(stacked(named, 1), seen)
         acting = _used(heads.outputs, named)
         if heads.log_std is not None:
-            acting |= {_LOG_STD}
+            acting |= {LOG_STD}
         valuing = _used(self.critic(stacked(named, 1), seen), named)
         self.actor_names = tuple(name for name in named if name in acting)
         self.critic_names = tuple(name for name in named if name in valuing - acting)
@@ -138,7 +139,7 @@ class PolicyFunction(ABC):
         """Values, (K, B)."""
 
     def _log_std(self, parameters: Parameters) -> th.Tensor | None:
-        given = parameters.get(_LOG_STD, getattr(self.policy, _LOG_STD, None))
+        given = parameters.get(LOG_STD, getattr(self.policy, LOG_STD, None))
         # A policy's own is one for all tasks.
         return None if given is None else given.reshape(-1, 1, given.shape[-1])
 
@@ -159,7 +160,7 @@ class VmapFunction(PolicyFunction):
         return self._call("critic", parameters, seen).squeeze(-1)
 
     def _call(self, part: str, parameters: Parameters, seen: Seen) -> th.Tensor:
-        named = {f"policy.{name}": tensor for name, tensor in parameters.items() if name != _LOG_STD}
+        named = {f"policy.{name}": tensor for name, tensor in parameters.items() if name != LOG_STD}
 
         def one(own: Parameters, observations: Seen) -> th.Tensor:
             # With weights tied, an extractor that actor and critic share would keep the tensors of this call.
@@ -191,13 +192,19 @@ class _Parts(nn.Module):
 
 
 class MlpFunction(PolicyFunction):
-    """SB3's MLP policy: one batched matrix product a layer."""
+    """SB3's MLP policy: one batched matrix product a layer.
+
+    Attributes:
+        all_learn: whether no parameter that actions depend on is frozen.
+    """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         nets = policy.mlp_extractor
         self._actor = _layers("mlp_extractor.policy_net", nets.policy_net, "action_net")
         self._critic = _layers("mlp_extractor.value_net", nets.value_net, "value_net")
         super().__init__(policy)
+        used = {name for layer in self._actor for name in (layer.weight, layer.bias)}
+        self.all_learn = used | ({LOG_STD} if hasattr(policy, LOG_STD) else set()) == set(self.actor_names)
 
     @override
     def actor(self, parameters: Parameters, seen: Seen) -> Heads:
@@ -207,15 +214,19 @@ class MlpFunction(PolicyFunction):
     def critic(self, parameters: Parameters, seen: Seen) -> th.Tensor:
         return self._through(self._critic, parameters, seen).squeeze(-1)
 
-    def _through(self, layers: "list[str | nn.Module]", parameters: Parameters, seen: Seen) -> th.Tensor:
+    def passed(self, parameters: Parameters, seen: Seen) -> MlpPass:
+        """The actor's forward pass, with derivatives by hand."""
+        assert isinstance(seen, th.Tensor)
+        return MlpPass(self._actor, parameters, seen.flatten(2))
+
+    def _through(self, layers: Sequence[Layer], parameters: Parameters, seen: Seen) -> th.Tensor:
         assert isinstance(seen, th.Tensor)
         signal = seen.flatten(2)
         for layer in layers:
-            if isinstance(layer, str):
-                weight, bias = (self._of(parameters, f"{layer}.{part}", len(signal)) for part in ("weight", "bias"))
-                signal = th.baddbmm(bias.unsqueeze(1), signal, weight.transpose(1, 2))
-            else:
-                signal = layer(signal)
+            weight, bias = (self._of(parameters, name, len(signal)) for name in (layer.weight, layer.bias))
+            signal = affine(signal, weight, bias)
+            if layer.activation is not None:
+                signal = layer.activation(signal)
         return signal
 
     def _of(self, parameters: Parameters, name: str, num_tasks: int) -> th.Tensor:
@@ -225,12 +236,49 @@ class MlpFunction(PolicyFunction):
         return own.expand(num_tasks, *own.shape)
 
 
-def _layers(prefix: str, net: nn.Sequential, head: str) -> "list[str | nn.Module]":
-    """Names of linear layers, and what is between them."""
-    inner: list[str | nn.Module] = [
-        f"{prefix}.{index}" if isinstance(module, nn.Linear) else module for index, module in enumerate(net)
+class ActorPass:
+    """What K policies say of their actions, by their parameters, with derivatives by hand; see `MlpPass`.
+
+    Args:
+        function: what the policies compute.
+        parameters: (K, ...) by name, without a graph.
+        seen: what they are shown, (K, B, ...).
+
+    Attributes:
+        numbers: outputs, and logarithms of standard deviations if there are any.
+    """
+
+    def __init__(self, function: MlpFunction, parameters: Parameters, seen: Seen) -> None:
+        self._with_std = LOG_STD in parameters
+        self._pass = function.passed(parameters, seen)
+        self.numbers = [self._pass.outputs] + ([parameters[LOG_STD].unsqueeze(1)] if self._with_std else [])
+
+    def prepare(self) -> None:
+        """Compute what makes many derivatives faster."""
+        self._pass.prepare()
+
+    def forward(self, moves: Parameters) -> list[th.Tensor]:
+        """How the numbers move when parameters do."""
+        return [self._pass.forward(moves)] + ([moves[LOG_STD].unsqueeze(1)] if self._with_std else [])
+
+    def backward(self, pulls: Sequence[th.Tensor], *, keep: bool = False) -> dict[str, th.Tensor]:
+        """The gradient of the sum of ``numbers * pulls``; `keep` what it took for `bent`."""
+        return self._named(self._pass.backward(pulls[0], keep=keep), pulls)
+
+    def bent(self, moves: Parameters, turned: Sequence[th.Tensor]) -> dict[str, th.Tensor]:
+        """How the gradient that was kept moves when parameters do, as they did in the last `forward`."""
+        return self._named(self._pass.bent(moves, turned[0]), turned)
+
+    def _named(self, gradient: dict[str, th.Tensor], pulls: Sequence[th.Tensor]) -> dict[str, th.Tensor]:
+        return gradient | ({LOG_STD: pulls[1].squeeze(1)} if self._with_std else {})
+
+
+def _layers(prefix: str, net: nn.Sequential, head: str) -> list[Layer]:
+    """Linear layers and what follows each, as SB3 makes them."""
+    inner = [
+        Layer(f"{prefix}.{place}.weight", f"{prefix}.{place}.bias", net[place + 1]) for place in range(0, len(net), 2)
     ]
-    return [*inner, head]
+    return [*inner, Layer(f"{head}.weight", f"{head}.bias", None)]
 
 
 def _is_plain_mlp(policy: ActorCriticPolicy) -> bool:
@@ -238,8 +286,9 @@ def _is_plain_mlp(policy: ActorCriticPolicy) -> bool:
     if extractors != {FlattenExtractor} or type(nets) is not MlpExtractor:
         return False
     modules = [*nets.policy_net, *nets.value_net]
-    return all(
-        type(module) in ELEMENTWISE or (type(module) is nn.Linear and module.bias is not None) for module in modules
+    linear, others = modules[::2], modules[1::2]
+    return all(type(layer) is nn.Linear and layer.bias is not None for layer in linear) and all(
+        type(other) in ELEMENTWISE for other in others
     )
 
 

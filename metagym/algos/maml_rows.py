@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecTransposeImage, unwrap_vec_normalize
 from typing_extensions import override
 
-from metagym.algos.batched_rows import TaskRows, require_native
+from metagym.algos.batched_rows import Moment, TaskRows, require_native
 from metagym.algos.reptile_env import give_task
 from metagym.engine import TaskVectorEnv
 from metagym.errors import ConfigError
@@ -19,31 +19,12 @@ from metagym.wrappers.sb3 import VectorEnvAdapter
 __all__ = [
     "EpisodeRows",
     "LockStepRows",
-    "Outcome",
     "VecEnvRows",
     "lock_step_rows",
     "put",
     "require_plain_env",
     "with_rows",
 ]
-
-
-class Outcome(NamedTuple):
-    """What a step of all rows led to.
-
-    Attributes:
-        observations: (N, ...), or a dict of those; the first of another episode where one ended.
-        rewards: (N,).
-        dones: rows whose episode ended, (N,).
-        cut: numbers of the rows whose episode was truncated only, (M,).
-        last: the last observations of those episodes, (M, ...).
-    """
-
-    observations: Any
-    rewards: Array
-    dones: Bool
-    cut: Int
-    last: Any
 
 
 def put(observations: Any, rows: Int, values: Any) -> None:
@@ -61,11 +42,8 @@ def require_plain_env(env: VecEnv) -> None:
     Raises:
         ConfigError: if there is one.
     """
-    layer: Any = env
-    while layer is not None:
-        if isinstance(layer, VecNormalize):
-            raise ConfigError("gradient meta-learners do not take VecNormalize: normalise within the env")
-        layer = vars(layer).get("venv")
+    if unwrap_vec_normalize(env) is not None:
+        raise ConfigError("gradient meta-learners do not take VecNormalize: normalise within the env")
 
 
 def lock_step_rows(env: VecEnv, num_tasks: int) -> "LockStepRows | None":
@@ -120,7 +98,7 @@ class EpisodeRows(ABC):
         """Start an episode in every row, (K * n, ...), its streams anew from its task's seed."""
 
     @abstractmethod
-    def step(self, actions: Array, running: Bool) -> Outcome:
+    def step(self, actions: Array, running: Bool) -> Moment:
         """Step with actions (K * n, ...); rows that are not `running` have played their episode."""
 
 
@@ -160,11 +138,11 @@ class LockStepRows(EpisodeRows):
         return self._shown(self._rows.reset(tasks, seeds))
 
     @override
-    def step(self, actions: Array, running: Bool) -> Outcome:
+    def step(self, actions: Array, running: Bool) -> Moment:
         self._rows.running = running
         moment = self._rows.step(actions)
         last = self._shown(moment.last) if moment.cut.size else moment.last
-        return Outcome(self._shown(moment.observations), moment.rewards, moment.dones, moment.cut, last)
+        return moment._replace(observations=self._shown(moment.observations), last=last)
 
     def _shown(self, observations: Any) -> Any:
         return observations if self._transposer is None else self._transposer.transpose_observations(observations)
@@ -192,14 +170,14 @@ class VecEnvRows(EpisodeRows):
         return self._env.reset()
 
     @override
-    def step(self, actions: Array, running: Bool) -> Outcome:
+    def step(self, actions: Array, running: Bool) -> Moment:
         observations, rewards, dones, infos = self._env.step(actions)
         ended = (dones & running).nonzero()[0].tolist()
         self.successes += [bool(infos[row]["is_success"]) for row in ended if "is_success" in infos[row]]
         cut = [row for row in ended if infos[row].get("TimeLimit.truncated", False)]
         ends = [infos[row]["terminal_observation"] for row in cut]
         last = _stack(ends) if ends else None
-        return Outcome(observations, np.asarray(rewards), np.asarray(dones, np.bool_), np.array(cut, np.int64), last)
+        return Moment(observations, np.asarray(rewards), np.asarray(dones, np.bool_), np.array(cut, np.int64), last)
 
 
 def _stack(observations: list[Any]) -> Any:

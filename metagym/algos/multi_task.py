@@ -109,10 +109,8 @@ class MultiTask(Checkpointed):
             self._setup_model()
 
     def _make_vec_env(self, env: Any, n_envs: int | None, env_kwargs: dict[str, Any] | None) -> VecEnv:
-        try:
-            return task_vec_env(env, n_envs=n_envs, split=self.split, env_kwargs=env_kwargs)
-        except ConfigError as wrong:
-            raise ConfigError(str(wrong).replace("Reptile", type(self).__name__)) from wrong
+        learner = type(self).__name__
+        return task_vec_env(env, n_envs=n_envs, split=self.split, env_kwargs=env_kwargs, learner=learner)
 
     @override
     def _setup_model(self) -> None:

@@ -52,7 +52,9 @@ def check_env_kwargs(env_kwargs: Any) -> None:
         raise ConfigError("env_kwargs must be a dict, and may not name another family: register it under its own id")
 
 
-def task_vec_env(env: Any, *, n_envs: int | None, split: str | None, env_kwargs: dict[str, Any] | None) -> VecEnv:
+def task_vec_env(
+    env: Any, *, n_envs: int | None, split: str | None, env_kwargs: dict[str, Any] | None, learner: str = "Reptile"
+) -> VecEnv:
     """The SB3 vector env of tasks that an argument ``env`` stands for.
 
     Args:
@@ -60,24 +62,26 @@ def task_vec_env(env: Any, *, n_envs: int | None, split: str | None, env_kwargs:
         n_envs: rows; None: 8, or as many as the vector env has.
         split: of the tasks, for ids of metagym's.
         env_kwargs: keywords with an id.
+        learner: what needs it, for messages.
 
     Raises:
         ConfigError: if it is none of these, has no tasks, or does not fit `n_envs`.
     """
     if env_kwargs is not None and not isinstance(env, str):
         raise ConfigError(f"env_kwargs={env_kwargs} goes with an id; the env given is already made")
-    made = vec_env(env, n_envs=n_envs, split=split, env_kwargs=env_kwargs)
+    made = vec_env(env, n_envs=n_envs, split=split, env_kwargs=env_kwargs, learner=learner)
     if n_envs not in {None, made.num_envs}:
         raise ConfigError(f"n_envs={n_envs}, but the vector env given has {made.num_envs} rows")
     if native_env(made) is None and not _has_tasks(made):
-        raise ConfigError(f"Reptile needs {_ACCEPTED}; {_describe(env)} has no tasks")
+        raise ConfigError(f"{learner} needs {_ACCEPTED}; {_describe(env)} has no tasks")
     return made
 
 
 def vec_env(
-    env: Any, *, n_envs: int | None = None, split: str | None = None, env_kwargs: dict[str, Any] | None = None
-) -> VecEnv:
-    """The SB3 vector env that an argument ``env`` stands for, with tasks or without.
+    env: Any, *, n_envs: int | None = None, split: str | None = None, env_kwargs: dict[str, Any] | None = None,
+    learner: str = "Reptile",
+) -> VecEnv:  # fmt: skip
+    """The SB3 vector env that an argument ``env`` stands for, with tasks or without; arguments as in `task_vec_env`.
 
     Raises:
         ConfigError: if it is no env.
@@ -92,7 +96,7 @@ def vec_env(
         return _from_id(env, rows, split, env_kwargs or {})
     if isinstance(env, gym.Env):
         return _from_scalar(env, rows)
-    raise ConfigError(f"Reptile needs {_ACCEPTED}, got {_describe(env)}")
+    raise ConfigError(f"{learner} needs {_ACCEPTED}, got {_describe(env)}")
 
 
 def _from_id(env_id: str, n_envs: int, split: str | None, env_kwargs: dict[str, Any]) -> VecEnv:
@@ -187,7 +191,7 @@ def require_env(env: VecEnv | None) -> VecEnv:
         ConfigError: if there is none.
     """
     if env is None:
-        raise ConfigError("this Reptile has no env to learn in: pass one to load or to set_env, or an env to adapt")
+        raise ConfigError("this learner has no env to learn in: pass one to load or to set_env, or an env to adapt")
     return env
 
 

@@ -16,12 +16,14 @@ from metagym.algos.maml import FOMAML, MAML
 from metagym.algos.maml_actions import law_of
 from metagym.algos.maml_baselines import Experience
 from metagym.algos.maml_emaml import EMAML
+from metagym.algos.maml_iteration import play_and_adapt
 from metagym.algos.maml_meta_sgd import MetaSGD
-from metagym.algos.maml_objective import OuterLoss
+from metagym.algos.maml_objective import Batch, OuterLoss
+from metagym.algos.maml_parts import make_parts
 from metagym.algos.maml_policy import policy_function
 from metagym.algos.maml_probabilistic import ProbabilisticMAML
 from metagym.algos.maml_promp import ProMP
-from metagym.algos.maml_rollout import Rollout
+from metagym.algos.maml_rollout import Collector, Rollout
 
 POINT, MDP, CART = "MetaPointGoal-v0", "MetaTabularMDP-v0", "MetaCartPole-v0"
 METHODS = [MAML, FOMAML, ProMP, EMAML, MetaSGD, ProbabilisticMAML]
@@ -49,6 +51,31 @@ def parameters_of(agent):
 
 def same(left, right):
     return left.keys() == right.keys() and all(th.equal(left[name], right[name]) for name in left)
+
+
+# --- episodes --------------------------------------------------------------------------------------------------------
+
+
+def play(agent, env=POINT):
+    """What an agent lives through on two tasks."""
+    collector = Collector(agent._parts.function, agent._parts.law, agent.env, 2)
+    tasks, plays = [task_of(env, 0), task_of(env, 1)], range(agent.n_inner_steps + 1)
+    seeds = [[10 * task + step for step in plays] for task in range(2)]
+    played = play_and_adapt(agent, collector, tasks, seeds, agent.n_inner_steps, plays_on=True)
+    return Batch.of([own[0] for own in seeds], played.experiences)
+
+
+def lived(env=POINT, double=True, method=MAML, **kwargs):
+    """A learner and what it lived through in one iteration."""
+    agent = tiny(method, env, **kwargs)
+    with th.no_grad():
+        # Away from the flat place where SB3 begins.
+        for parameter in agent.policy.parameters():
+            parameter.add_(0.3 * th.randn(parameter.shape, generator=th.Generator().manual_seed(parameter.numel())))
+    if double:
+        agent.policy.double()
+        agent._parts = make_parts(agent)
+    return agent, play(agent, env)
 
 
 # --- by hand ---------------------------------------------------------------------------------------------------------

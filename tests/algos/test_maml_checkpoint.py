@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.callbacks import BaseCallback
 
 from metagym.algos.maml import MAML
 from metagym.algos.maml_meta_sgd import MetaSGD
@@ -11,22 +10,11 @@ from metagym.algos.maml_promp import ProMP
 from metagym.errors import CheckpointError, ConfigError
 from metagym.learner_state import get_rng_state
 from metagym.saving import read_archive, write_archive
+from tests.algos.checkpoint_setup import StopAfter, assert_learns_once_it_has_an_env, assert_same_archives
 from tests.algos.maml_setup import CART, METHODS, POINT, Layered, parameters_of, same, task_of, tiny
 from tests.algos.reptile_setup import line_env
 
 ITERATION = 2 * 2 * 3 * 6
-
-
-class StopAfter(BaseCallback):
-    def __init__(self, iterations, path):
-        super().__init__()
-        self.iterations, self.path = iterations, path
-
-    def _on_step(self):
-        if self.n_calls == self.iterations:
-            self.model.save(self.path)
-            return False
-        return True
 
 
 CASES = [(method, POINT, {}) for method in METHODS] + [
@@ -58,11 +46,7 @@ def test_a_run_with_save_and_load_between_ends_bit_identical(method, env, kwargs
 def test_saving_again_after_loading_writes_the_same_file(tmp_path):
     tiny(MetaSGD, outer="ppo").learn(1).save(tmp_path / "a")
     MetaSGD.load(tmp_path / "a", device="cpu").save(tmp_path / "b")
-    first, second = read_archive(tmp_path / "a"), read_archive(tmp_path / "b")
-
-    assert first[0] == second[0]
-    assert first[1].keys() == second[1].keys()
-    assert all(np.array_equal(first[1][name], second[1][name], equal_nan=True) for name in first[1])
+    assert_same_archives(tmp_path / "a", tmp_path / "b")
 
 
 def test_what_is_loaded_predicts_and_adapts_as_before_and_touches_no_random_state(tmp_path):
@@ -104,14 +88,6 @@ def test_a_foreign_env_is_said_to_start_anew(tmp_path):
         resumed = MAML.load(tmp_path / "agent", env=line_env(3), device="cpu")
     resumed.learn(1, reset_num_timesteps=False)
     assert same(parameters_of(resumed), parameters_of(whole))
-    without = MAML.load(tmp_path / "agent", device="cpu")
-    without.predict(np.zeros(1, np.float32))
-    assert without.adapt(line_env(2)).n_envs == 2
-    for act in (lambda: without.learn(1), lambda: without.adapt(0.5)):
-        with pytest.raises(ConfigError, match="no env"):
-            act()
-    without.set_env(line_env(3))
-    without.learn(1)
-    assert without.num_timesteps > 0
+    assert_learns_once_it_has_an_env(MAML.load(tmp_path / "agent", device="cpu"), line_env(3))
     with pytest.raises(ConfigError, match="were trained on"):
         MAML.load(tmp_path / "agent", env=line_env(3, discrete=True))

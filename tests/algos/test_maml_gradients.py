@@ -10,13 +10,10 @@ from metagym.algos.maml import MAML
 from metagym.algos.maml_actions import law_of
 from metagym.algos.maml_emaml import EMAML
 from metagym.algos.maml_inner import InnerLoop
-from metagym.algos.maml_iteration import play_and_adapt
 from metagym.algos.maml_objective import Batch, OuterLoss
-from metagym.algos.maml_parts import make_parts
 from metagym.algos.maml_policy import policy_function, stacked
 from metagym.algos.maml_probabilistic import ProbabilisticMAML
 from metagym.algos.maml_promp import ProMP
-from metagym.algos.maml_rollout import Collector
 from metagym.algos.maml_start import LearnedRates, Start
 from tests.algos.maml_setup import (
     CART,
@@ -27,8 +24,8 @@ from tests.algos.maml_setup import (
     batch_gradient,
     coin,
     flipped,
+    lived,
     loop_gradient,
-    task_of,
     tiny,
 )
 
@@ -87,23 +84,6 @@ def test_the_gradient_of_learned_rates_is_that_by_hand():
 # --- on real episodes ------------------------------------------------------------------------------------------------
 
 
-def lived(env=POINT, double=True, method=MAML, **kwargs):
-    """A learner and what it lived through in one iteration."""
-    agent = tiny(method, env, **kwargs)
-    with th.no_grad():
-        # Away from the flat place where SB3 begins.
-        for parameter in agent.policy.parameters():
-            parameter.add_(0.3 * th.randn(parameter.shape, generator=th.Generator().manual_seed(parameter.numel())))
-    if double:
-        agent.policy.double()
-        agent._parts = make_parts(agent)
-    collector = Collector(agent._parts.function, agent._parts.law, agent.env, 2)
-    tasks, plays = [task_of(env, 0), task_of(env, 1)], range(agent.n_inner_steps + 1)
-    seeds = [[10 * task + play for play in plays] for task in range(2)]
-    played = play_and_adapt(agent, collector, tasks, seeds, agent.n_inner_steps, plays_on=True)
-    return agent, Batch.of([own[0] for own in seeds], played.experiences)
-
-
 CASES = [
     (POINT, {}),
     (POINT, {"n_inner_steps": 2, "inner_learning_rate": (0.1, 0.05)}),
@@ -158,26 +138,6 @@ def test_the_meta_gradient_is_that_of_finite_differences(env, kwargs):
         assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-def test_the_curvature_is_that_of_finite_differences_and_zero_where_it_is_measured_from():
-    agent, batch = lived(POINT)
-    parts = agent._parts
-    loss = OuterLoss(parts.function, parts.law, parts.start, parts.inner, batch)
-    names, leaves = list(parts.start.tensors), list(parts.start.tensors.values())
-    slope = th.autograd.grad(loss.curvature(parts.start.tensors), leaves, create_graph=True)
-    assert max(part.detach().abs().max().item() for part in slope) < 1e-12
-
-    generator = th.Generator().manual_seed(0)
-    way = [th.randn(leaf.shape, generator=generator, dtype=th.float64) for leaf in leaves]
-    image = th.autograd.grad(sum((part * along).sum() for part, along in zip(slope, way, strict=True)), leaves)
-    # The way's length in the metric is twice the divergence of a small step along it.
-    step = 1e-4
-    moved = {name: leaf.detach() + step * along for name, leaf, along in zip(names, leaves, way, strict=True)}
-    moved_by = loss.evaluate(moved, differentiable=False).divergence.item()
-    length = sum(float((part * along).sum()) for part, along in zip(image, way, strict=True))
-    assert length > 0
-    assert 2 * moved_by / step**2 == pytest.approx(length, rel=1e-3)
-
-
 @pytest.mark.parametrize("share", [True, False])
 def test_an_extractor_of_ones_own_has_the_same_gradient_task_by_task(share):
     kwargs = {"features_extractor_class": Layered, "share_features_extractor": share, "net_arch": [4]}
@@ -197,15 +157,14 @@ def test_tasks_in_pieces_have_the_gradient_of_all_together(method, monkeypatch):
     agent, batch = lived(POINT, method=method)
     results = []
     for steps in (10**6, 1):
-        monkeypatch.setattr("metagym.algos.maml_objective.STEPS_AT_ONCE", steps)
+        monkeypatch.setattr("metagym.algos.maml_inner.STEPS_AT_ONCE", steps)
         parts = agent._parts
         loss = OuterLoss(parts.function, parts.law, parts.start, parts.inner, batch, extra=agent._extra_loss)
         assert len(loss._pieces) == (1 if steps > 1 else 2)
         leaves = list(parts.start.tensors.values())
         terms = loss.evaluate(parts.start.tensors)
         results.append([terms.loss.item(), *th.autograd.grad(terms.loss, leaves)])
-        slope = th.autograd.grad(loss.curvature(parts.start.tensors), leaves, create_graph=True, materialize_grads=True)
-        results[-1] += th.autograd.grad(sum(part.sum() for part in slope), leaves, materialize_grads=True)
+        results[-1] += loss.metric(parts.start.tensors)([th.ones_like(leaf) for leaf in leaves])
 
     th.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
 
@@ -217,7 +176,10 @@ def test_at_order_zero_nothing_has_a_gradient_and_the_numbers_are_the_same():
     rates = parts.start.rates(parts.start.tensors, 0)
     results = [parts.inner.step(begin, batch.inner[0], rates, order=order)[0] for order in (0, 1, 2)]
 
+    taken = parts.inner.take(begin, batch.inner[0], rates)
     for name in begin:
+        assert not taken[name].requires_grad
+        th.testing.assert_close(taken[name], results[0][name], rtol=1e-13, atol=1e-15)
         assert not results[0][name].requires_grad
         assert th.equal(results[0][name], results[1][name])
         th.testing.assert_close(results[0][name], results[2][name], rtol=1e-13, atol=1e-15)

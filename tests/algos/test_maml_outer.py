@@ -9,27 +9,14 @@ from torch import nn
 from metagym.algos.maml import FOMAML, MAML
 from metagym.algos.maml_emaml import EMAML
 from metagym.algos.maml_inner import InnerLosses
-from metagym.algos.maml_iteration import play_and_adapt
 from metagym.algos.maml_meta_sgd import MetaSGD
-from metagym.algos.maml_objective import Batch, OuterLoss, Terms, standings
+from metagym.algos.maml_objective import OuterLoss, Terms, standings
 from metagym.algos.maml_outer import AdamStep, Report, TrustRegionStep, conjugate_gradient
 from metagym.algos.maml_probabilistic import ProbabilisticMAML
 from metagym.algos.maml_promp import ProMP
-from metagym.algos.maml_rollout import Collector
 from metagym.algos.maml_start import half_widths
 from metagym.errors import ConfigError
-from tests.algos.maml_setup import CART, POINT, batch_gradient, parameters_of, same, task_of, tiny
-
-
-def lived(agent, env=POINT):
-    """What an agent lives through on two tasks."""
-    collector = Collector(agent._parts.function, agent._parts.law, agent.env, 2)
-    plays = range(agent.n_inner_steps + 1)
-    seeds = [[10 * task + play for play in plays] for task in range(2)]
-    played = play_and_adapt(
-        agent, collector, [task_of(env, 0), task_of(env, 1)], seeds, agent.n_inner_steps, plays_on=True
-    )
-    return Batch.of([own[0] for own in seeds], played.experiences)
+from tests.algos.maml_setup import CART, POINT, batch_gradient, parameters_of, play, same, task_of, tiny
 
 
 def loss_of(agent, batch, **kwargs):
@@ -42,15 +29,15 @@ def test_conjugate_gradients_solve():
     root = rng.normal(size=(6, 6))
     matrix, target = th.tensor(root @ root.T + np.eye(6)), th.tensor(rng.normal(size=6))
 
-    found = conjugate_gradient(lambda vector: matrix @ vector, target, 20, tolerance=1e-24)
+    found, _ = conjugate_gradient(lambda vector: matrix @ vector, target, 20, tolerance=1e-24)
     np.testing.assert_allclose(found, np.linalg.solve(matrix, target), rtol=1e-8)
-    assert conjugate_gradient(lambda vector: matrix @ vector, target * 0, 20).tolist() == [0.0] * 6
+    assert conjugate_gradient(lambda vector: matrix @ vector, target * 0, 20)[0].tolist() == [0.0] * 6
 
 
 @pytest.mark.parametrize("env", [POINT, CART])
 def test_a_trust_region_step_lowers_the_loss_and_keeps_within_the_region(env):
     agent = tiny(env=env, target_kl=0.02)
-    loss = loss_of(agent, lived(agent, env))
+    loss = loss_of(agent, play(agent, env))
     before = loss.evaluate(agent._parts.start.tensors, differentiable=False)
     report = agent._parts.outer.step(agent._parts.start.tensors, loss, 0.0)
     after = loss.evaluate(agent._parts.start.tensors, differentiable=False)
@@ -64,7 +51,7 @@ def test_a_trust_region_step_lowers_the_loss_and_keeps_within_the_region(env):
 
 def test_where_there_is_nothing_to_gain_nothing_moves():
     agent = tiny()
-    batch = lived(agent)
+    batch = play(agent)
     for experience in (*batch.inner, batch.outer):
         experience.advantages.zero_()
     before = parameters_of(agent)
@@ -85,8 +72,8 @@ class Uphill:
         slope = sum(tensor.sum() for tensor in tensors.values())
         return Terms(slope * 1.0 + 1e6 * moved, th.zeros(()), [])
 
-    def curvature(self, tensors):
-        return sum((tensor - tensor.detach()).square().sum() for tensor in tensors.values())
+    def metric(self, tensors):
+        return lambda moves: moves
 
 
 def test_a_line_search_that_finds_nothing_leaves_everything():
@@ -96,6 +83,24 @@ def test_a_line_search_that_finds_nothing_leaves_everything():
     assert tensors["a"].tolist() == [1.0] * 3
     assert report.line_search == 15
     assert report.loss_before == report.loss_after
+
+
+def test_a_step_is_as_long_as_the_region_allows_also_where_conjugate_gradients_end_early():
+    slope, scale = th.tensor([1.0, -2.0]), th.tensor([1.0, 9.0])
+
+    class Plane:
+        def evaluate(self, tensors, *, differentiable=True):
+            return Terms((tensors["a"] * slope).sum(), th.zeros(()), [])
+
+        def metric(self, tensors):
+            return lambda moves: [scale * moves[0]]
+
+    tensors = {"a": nn.Parameter(th.zeros(2))}
+    TrustRegionStep(target_kl=0.02, cg_max_steps=1, cg_damping=0.5).step(tensors, Plane(), 0.0)
+    moved = tensors["a"].detach()
+
+    assert 0.5 * float(moved @ ((scale + 0.5) * moved)) == pytest.approx(0.02)
+    th.testing.assert_close(moved / moved.norm(), -slope / slope.norm())
 
 
 def test_epochs_of_adam_are_those_of_torch():
@@ -122,7 +127,7 @@ def test_epochs_of_adam_are_those_of_torch():
 
 def test_clipped_gains_are_those_of_ppo():
     agent = tiny()
-    batch = lived(agent)
+    batch = play(agent)
     ratios = th.linspace(0.5, 1.5, batch.outer.advantages.numel()).view_as(batch.outer.advantages)
     found = loss_of(agent, batch, clip_range=0.2)._gains(ratios, batch.outer.advantages)
 
@@ -136,7 +141,7 @@ def test_clipped_gains_are_those_of_ppo():
 
 def test_first_order_takes_inner_gradients_for_constants():
     agent, first = tiny(MAML), tiny(FOMAML)
-    batch = lived(agent)
+    batch = play(agent)
     orders = [batch_gradient(agent, batch, order=order) for order in (2, 1)]
 
     assert first.first_order
@@ -146,7 +151,7 @@ def test_first_order_takes_inner_gradients_for_constants():
 
 def test_promp_penalises_how_far_the_first_policies_move():
     agent = tiny(ProMP, inner_kl_coef=0.5, n_inner_steps=2)
-    batch = lived(agent)
+    batch = play(agent)
     nothing, two = th.zeros(2), th.tensor([1.0, 3.0])
     before = [InnerLosses(nothing, nothing, two), InnerLosses(nothing, nothing, 2 * two)]
 
@@ -173,14 +178,14 @@ def test_several_clipped_steps_of_promp_go_further_than_one():
     moved = []
     for n_epochs in (1, 5):
         agent = tiny(ProMP, n_epochs=n_epochs)
-        loss = loss_of(agent, lived(agent), clip_range=0.3)
+        loss = loss_of(agent, play(agent), clip_range=0.3)
         moved.append(agent._parts.outer.step(agent._parts.start.tensors, loss, 1e-3))
     assert moved[1].loss_after < moved[0].loss_after < moved[0].loss_before
 
 
 def test_emaml_credits_what_was_done_before_adaptation_with_what_it_led_to():
     agent = tiny(EMAML, exploration_coef=2.0)
-    batch = lived(agent)
+    batch = play(agent)
     rewards = batch.outer.rollout.rewards
     credit = (rewards.mean(axis=(1, 2)) - rewards.mean()) / rewards.std()
     np.testing.assert_allclose(standings(batch.outer), credit, rtol=1e-6)
@@ -203,8 +208,8 @@ def test_emaml_credits_what_was_done_before_adaptation_with_what_it_led_to():
 
 def test_meta_sgd_begins_as_maml_and_learns_its_rates():
     agent, plain = tiny(MetaSGD), tiny(MAML)
-    batch = lived(agent)
-    gradients, expected = batch_gradient(agent, batch), batch_gradient(plain, lived(plain))
+    batch = play(agent)
+    gradients, expected = batch_gradient(agent, batch), batch_gradient(plain, play(plain))
 
     assert all(th.equal(gradients[name], value) for name, value in expected.items())
     rates = {name: value for name, value in gradients.items() if name.startswith("rate/")}
@@ -238,7 +243,7 @@ def test_probabilistic_maml_adapts_from_another_draw_for_each_seed():
 
     assert th.equal(drawn[0], drawn[1])
     assert not th.equal(drawn[0], drawn[2])
-    gradient = batch_gradient(agent, lived(agent))
+    gradient = batch_gradient(agent, play(agent))
     assert all(value.abs().max() > 0 for name, value in gradient.items() if name.startswith("spread/"))
 
 

@@ -15,7 +15,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from metagym.algos.maml import MAML
-from metagym.algos.maml_actions import CategoricalLaw, GaussianLaw, Heads, law_of
 from metagym.algos.maml_policy import MlpFunction, VmapFunction, policy_function, require_functional, stacked
 from metagym.errors import ConfigError
 from metagym.wrappers import VectorEnvAdapter
@@ -180,60 +179,7 @@ def test_layer_norm_is_taken():
     tiny(policy_kwargs={"features_extractor_class": Calm}).learn(1)
 
 
-@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(2), spaces.Discrete(2, start=1)])
-def test_other_actions_are_refused(space):
-    with pytest.raises(ConfigError, match="Discrete actions from 0 on, and Box"):
-        law_of(space)
-
-
 def test_an_env_that_normalises_is_refused():
     rows = VectorEnvAdapter(gym.make_vec(POINT, num_envs=2, autoreset_mode=AutoresetMode.SAME_STEP))
     with pytest.raises(ConfigError, match="VecNormalize"):
         MAML("MlpPolicy", VecNormalize(rows), device="cpu")
-
-
-# --- actions ---------------------------------------------------------------------------------------------------------
-
-
-def gaussian_heads(seed=0):
-    generator = th.Generator().manual_seed(seed)
-    draws = [th.randn(2, count, 3, generator=generator, dtype=th.float64) for count in (5, 1)]
-    return Heads(draws[0], 0.3 * draws[1])
-
-
-def test_laws_are_those_of_torch():
-    space = spaces.Box(-1.0, 1.0, (3,), np.float32)
-    for law, make, act in (
-        (GaussianLaw(space), lambda h: th.distributions.Independent(th.distributions.Normal(h[0], h[1].exp()), 1), 3),
-        (CategoricalLaw(spaces.Discrete(3)), lambda h: th.distributions.Categorical(logits=h[0]), 0),
-    ):
-        one, two = gaussian_heads(0), gaussian_heads(1)
-        oracle, other = make(one), make(two)
-        actions = oracle.sample()
-        assert actions.shape == ((2, 5, 3) if act else (2, 5))
-
-        th.testing.assert_close(law.log_prob(one, actions), oracle.log_prob(actions))
-        th.testing.assert_close(law.entropy(one), oracle.entropy())
-        th.testing.assert_close(law.divergence(one, two), th.distributions.kl_divergence(oracle, other))
-
-
-def test_actions_are_drawn_as_often_as_they_are_likely():
-    logits = th.tensor([[[0.0, 1.0, -1.0]]]).expand(1, 20_000, 3)
-    law = CategoricalLaw(spaces.Discrete(3))
-    noise = law.noise(th.Generator().manual_seed(0), 1, 20_000, th.float32)
-    shares = th.bincount(law.act(Heads(logits), noise)[0], minlength=3) / 20_000
-    th.testing.assert_close(shares, th.tensor([0.0, 1.0, -1.0]).softmax(0), atol=0.01, rtol=0)
-
-    law = GaussianLaw(spaces.Box(-1.0, 1.0, (1,), np.float32))
-    heads = Heads(th.full((1, 20_000, 1), 2.0), th.full((1, 1, 1), -0.5))
-    drawn = law.act(heads, law.noise(th.Generator().manual_seed(0), 1, 20_000, th.float32))
-    assert drawn.mean().item() == pytest.approx(2.0, abs=0.02)
-    assert drawn.std().item() == pytest.approx(np.exp(-0.5), rel=0.02)
-    assert law.for_env(drawn).max() <= 1.0
-
-
-def test_a_deviation_does_not_fall_for_ever():
-    law = GaussianLaw(spaces.Box(-1.0, 1.0, (1,), np.float32))
-    heads = Heads(th.zeros(1, 1, 1), th.full((1, 1, 1), -1e9))
-
-    assert th.isfinite(law.log_prob(heads, th.zeros(1, 1, 1))).all()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, DQN, PPO, SAC
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 
 from metagym.algos.reptile import Reptile
 from metagym.errors import CheckpointError, ConfigError
 from metagym.learner_state import get_rng_state
 from metagym.saving import read_archive, write_archive
+from tests.algos.checkpoint_setup import StopAfter, assert_learns_once_it_has_an_env, assert_same_archives
 from tests.algos.reptile_setup import LAKE, POINT, line_env, same, same_moments, state, tiny
 from tests.strategies import plainly
 
@@ -65,25 +65,10 @@ def test_a_run_with_save_and_load_between_ends_bit_identical(env, learner_class,
         assert same_moments(state(resumed), state(whole))
 
 
-class StopAfter(BaseCallback):
-    def __init__(self, iterations, path):
-        super().__init__()
-        self.iterations, self.path = iterations, path
-
-    def _on_step(self):
-        if self.n_calls == self.iterations:
-            self.model.save(self.path)
-            return False
-        return True
-
-
 def test_saving_again_after_loading_writes_the_same_file(tmp_path):
     tiny(seed=0).learn(64).save(tmp_path / "a")
     Reptile.load(tmp_path / "a").save(tmp_path / "b")
-    first, second = read_archive(tmp_path / "a"), read_archive(tmp_path / "b")
-    assert first[0] == second[0]
-    assert first[1].keys() == second[1].keys()
-    assert all(np.array_equal(first[1][name], second[1][name], equal_nan=True) for name in first[1])
+    assert_same_archives(tmp_path / "a", tmp_path / "b")
 
 
 def test_loading_does_not_touch_the_random_states_until_learning_goes_on(tmp_path):
@@ -98,15 +83,7 @@ def test_a_foreign_env_is_said_to_start_anew(tmp_path):
     tiny(line_env()).learn(1).save(tmp_path / "agent")
     with pytest.warns(UserWarning, match="starts anew"):
         Reptile.load(tmp_path / "agent", env=line_env())
-    without = Reptile.load(tmp_path / "agent")
-    without.predict(np.zeros(1, np.float32))
-    assert without.adapt(line_env(2)).n_envs == 2
-    for act in (lambda: without.learn(1), lambda: without.adapt(0.5)):
-        with pytest.raises(ConfigError, match="no env"):
-            act()
-    without.set_env(line_env())
-    without.learn(1)
-    assert without.num_timesteps > 0
+    assert_learns_once_it_has_an_env(Reptile.load(tmp_path / "agent"), line_env())
 
 
 def test_an_env_that_does_not_fit_is_refused(tmp_path):
