@@ -1,9 +1,10 @@
-"""Wall-clock of the inner update: all tasks at once, beside a loop over tasks that computes the same.
+"""Wall-clock of adaptation and of the inner update alone: all tasks at once, beside loops that compute the same.
 
     python -m benchmarks.maml_inner        # prints the table and writes docs/results/maml_inner.json
 
-One gradient step on each task's own episodes of 2-D navigation. The loop takes SB3's policy and PyTorch's distributions
-through ``functional_call``, task by task. Both give the same parameters, to 1e-6 of their size. Rounds alternate, and
+One gradient step on each task's own episodes of 2-D navigation: with playing them (the loop plays one task after the
+other in metagym's own vector env), and the step alone (the loop takes SB3's policy and PyTorch's distributions through
+``functional_call``, task by task). Both ways give the same parameters, to 1e-6 of their size. Rounds alternate, and
 medians are shown.
 """
 
@@ -19,10 +20,12 @@ from torch import nn
 from torch.func import functional_call
 
 from benchmarks.stored import parser, store
+from metagym.algos import MAML
 from metagym.algos.maml_actions import law_of
 from metagym.algos.maml_baselines import Experience, LinearBaseline, credited
 from metagym.algos.maml_inner import InnerLoop
-from metagym.algos.maml_policy import policy_function, stacked
+from metagym.algos.maml_iteration import play_and_adapt
+from metagym.algos.maml_policy import Parameters, policy_function, stacked
 from metagym.algos.maml_rollout import Collector
 from metagym.algos.reptile_env import draw_tasks, task_vec_env
 
@@ -32,7 +35,7 @@ RATE = 0.1
 TOLERANCE = 1e-6
 REPEATS = 5
 """Updates that one time is the mean of."""
-Update = Callable[[], dict[str, th.Tensor]]
+Update = Callable[[], Parameters]
 
 
 class LogProb(nn.Module):
@@ -45,6 +48,30 @@ class LogProb(nn.Module):
     def forward(self, observations: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Logarithms of densities of actions, (B,)."""
         return self.policy.get_distribution(observations).log_prob(actions)
+
+
+def adaptations(num_tasks: int, num_rows: int, num_steps: int, width: int) -> tuple[Update, Update]:
+    """Episodes of all tasks and a step on them, at once, and task by task."""
+    kwargs = {"net_arch": [width, width], "activation_fn": nn.ReLU}
+    env_kwargs = {"episode_length": num_steps}
+    agent = MAML("MlpPolicy", ENV_ID, env_kwargs=env_kwargs, meta_batch_size=num_tasks, n_envs=num_rows,
+                 inner_learning_rate=RATE, policy_kwargs=kwargs, device="cpu", seed=0)  # fmt: skip
+    env, parts = agent.get_env(), agent._parts
+    assert env is not None
+    tasks, seeds = draw_tasks(env, num_tasks), [[task] for task in range(num_tasks)]
+    whole, single = (Collector(parts.function, parts.law, env, number) for number in (num_tasks, 1))
+
+    def at_once() -> Parameters:
+        return play_and_adapt(agent, whole, tasks, seeds, 1, plays_on=False).parameters
+
+    def one_by_one() -> Parameters:
+        adapted = [
+            play_and_adapt(agent, single, [task], [seed], 1, plays_on=False).parameters
+            for task, seed in zip(tasks, seeds, strict=True)
+        ]
+        return {name: th.cat([own[name] for own in adapted]) for name in adapted[0]}
+
+    return at_once, one_by_one
 
 
 def updates(num_tasks: int, num_rows: int, num_steps: int, width: int) -> tuple[Update, Update]:
@@ -62,10 +89,10 @@ def updates(num_tasks: int, num_rows: int, num_steps: int, width: int) -> tuple[
     inner, rates = InnerLoop(function, law), dict.fromkeys(function.actor_names, RATE)
     module = LogProb(policy)
 
-    def at_once() -> dict[str, th.Tensor]:
+    def at_once() -> Parameters:
         return inner.take(begin, experience, rates)
 
-    def one_by_one() -> dict[str, th.Tensor]:
+    def one_by_one() -> Parameters:
         adapted = [_updated(module, function.actor_names, experience, task) for task in range(num_tasks)]
         return {name: th.stack([own[name] for own in adapted]) for name in function.actor_names}
 
@@ -83,22 +110,30 @@ def _updated(module: LogProb, names: tuple[str, ...], experience: Experience, ta
     return {name: (tensor - RATE * slope).detach() for (name, tensor), slope in zip(own.items(), slopes, strict=True)}
 
 
+WORK: dict[str, Callable[[int, int, int, int], tuple[Update, Update]]] = {
+    "episodes and step": adaptations, "step": updates
+}  # fmt: skip
+
+
 def measure(rounds: int, num_tasks: int, num_steps: int, width: int) -> dict[str, Any]:
-    """Milliseconds of an update, wall-clock and of processor time, both ways, and the largest difference."""
+    """Milliseconds, wall-clock and of processor time, both ways, and the largest difference."""
     th.set_num_threads(1)
     rows = []
-    for num_rows in EPISODES:
-        contenders = updates(num_tasks, num_rows, num_steps, width)
-        once, one_by_one = (update() for update in contenders)
-        difference = max(
-            float(((once[name] - tensor).abs() / tensor.abs().clamp(min=1.0)).max())
-            for name, tensor in one_by_one.items()
-        )
-        assert difference <= TOLERANCE, f"the two ways differ by {difference:.1e}"
-        times = np.array([[_milliseconds(update) for update in contenders] for _ in range(rounds)])
-        middle = np.median(times, axis=0).tolist()
-        rows.append({"episodes": num_rows, "at once": middle[0], "loop": middle[1], "difference": difference})
+    for work, make in WORK.items():
+        for num_rows in EPISODES:
+            contenders = make(num_tasks, num_rows, num_steps, width)
+            difference = _difference(*(update() for update in contenders))
+            assert difference <= TOLERANCE, f"the two ways differ by {difference:.1e}"
+            times = np.array([[_milliseconds(update) for update in contenders] for _ in range(rounds)])
+            once, loop = np.median(times, axis=0).tolist()
+            rows.append({"work": work, "episodes": num_rows, "at once": once, "loop": loop, "difference": difference})
     return {"rows": rows, "rounds": rounds, "tasks": num_tasks, "steps": num_steps, "width": width}
+
+
+def _difference(once: Parameters, one_by_one: Parameters) -> float:
+    """The largest one, relative where numbers are larger than 1."""
+    sizes = [((once[name] - own).abs() / own.abs().clamp(min=1.0)).max() for name, own in one_by_one.items()]
+    return float(th.stack(sizes).max())
 
 
 def _milliseconds(update: Update) -> tuple[float, float]:
@@ -111,18 +146,18 @@ def _milliseconds(update: Update) -> tuple[float, float]:
 def render(result: dict[str, Any]) -> str:
     """The table of docs/results.md."""
     lines = [
-        "| episodes of a task | loop over tasks, ms | at once, ms | wall-clock | processor time | largest difference |",
-        "|---|---|---|---|---|---|",
+        "| work | episodes of a task | loop over tasks, ms | at once, ms | wall-clock | processor time "
+        "| largest difference |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         once, one_by_one = row["at once"], row["loop"]
         ratios = f"{one_by_one[0] / once[0]:.1f}x | {one_by_one[1] / once[1]:.1f}x"
-        lines.append(
-            f"| {row['episodes']} | {one_by_one[0]:.1f} | {once[0]:.1f} | {ratios} | {row['difference']:.0e} |"
-        )
+        times = f"{one_by_one[0]:.1f} | {once[0]:.1f} | {ratios}"
+        lines.append(f"| {row['work']} | {row['episodes']} | {times} | {row['difference']:.0e} |")
     lines += [
         "",
-        f"One inner update of {result['tasks']} tasks, {result['steps']} steps an episode, two layers of "
+        f"Adapting to {result['tasks']} tasks by one gradient step, {result['steps']} steps an episode, two layers of "
         f"{result['width']}; one thread, medians of {result['rounds']} rounds in turns.",
     ]
     return "\n".join(lines)
