@@ -14,17 +14,9 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from benchmarks.maml_runs import (
-    Training,
-    add_options,
-    by_agent,
-    interval_cells,
-    measure,
-    minutes,
-    stepwise,
-    trainings_of,
-)
+from benchmarks.maml_runs import Training, interval_cells, measure, stepwise
 from benchmarks.stored import parser, store
+from benchmarks.trainings import add_options, by_agent, minutes, trainings_of
 from metagym import TaskDistribution, make_family
 from metagym.algos import EMAML, FOMAML, MAML, MetaSGD, ProMP
 

@@ -23,9 +23,10 @@ import numpy as np
 import torch as th
 
 from benchmarks import study
-from benchmarks.maml_runs import WORK, interval_cells
+from benchmarks.maml_runs import interval_cells, shown
 from benchmarks.stored import parser, store
 from benchmarks.study_settings import PROBLEMS, Problem
+from benchmarks.trainings import WORK
 from metagym.algos import ProMP
 from metagym.evaluation import evaluate
 from metagym.files import replacing
@@ -155,8 +156,7 @@ def measure(jobs: Sequence[Job], given: Namespace) -> dict[str, Any]:
         waiting = {pool.submit(run, job, given.work): place for place, job in enumerate(jobs)}
         for future in as_completed(waiting):
             one = done[waiting[future]] = future.result()
-            means = ", ".join(f"{value:.2f}" for value in np.mean(one["test"]["scores"], axis=0))
-            print(f"{one['row']}, {one['column']}, seed {one['seed']}: {means}", flush=True)
+            print(f"{one['row']}, {one['column']}, seed {one['seed']}: {shown(one['test'])}", flush=True)
     return {"runs": [done[place] for place in range(len(jobs))]}
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rl2_bandits import WORK, training
-from benchmarks.rl2_runs import Training, run
+from benchmarks.rl2_runs import Training
 from benchmarks.rl2_settings import CELLS
 from benchmarks.stored import parser, store
+from benchmarks.trainings import run
 from metagym.files import replacing
 from metagym.saving import read_archive, write_archive
 

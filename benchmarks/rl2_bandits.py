@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from benchmarks import rl2_runs
-from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
+from benchmarks.rl2_runs import Training, measure, summary, trials
 from benchmarks.rl2_settings import CELLS, COLUMNS, Cell, keywords
 from benchmarks.stored import parser, store
+from benchmarks.trainings import WORK as ALL_WORK
+from benchmarks.trainings import add_options, by_agent, minutes, trainings_of
 from metagym.algos import RL2
 
 ENV_ID = "MetaBandit-v0"
-WORK = rl2_runs.WORK / "rl2_bandits"
+WORK = ALL_WORK / "rl2_bandits"
 ROWS = 1000
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import Training, add_options, by_agent, measure, minutes, summary, trainings_of, trials
+from benchmarks.rl2_runs import Training, measure, summary, trials
 from benchmarks.stored import parser, store
+from benchmarks.trainings import add_options, by_agent, minutes, trainings_of
 from metagym.algos import RL2
 from metagym.tasks import Task
 from metagym.types import Float

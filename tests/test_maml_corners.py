@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import maml_corners
-from benchmarks.maml_runs import run
+from benchmarks.trainings import run
 from metagym import make_family
 
 

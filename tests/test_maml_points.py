@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import maml_points, maml_runs
-from benchmarks.maml_runs import Journal, measure, run, stepwise
+from benchmarks import maml_points, maml_runs, trainings
+from benchmarks.maml_runs import IterationJournal, measure, stepwise
+from benchmarks.trainings import run
 from metagym.algos import MAML, maml_adapt
 from metagym.algos.maml_outer import AdamStep
 
@@ -77,7 +78,7 @@ def test_what_is_finished_is_read_and_other_settings_are_another_training(tmp_pa
 def test_an_interrupted_training_goes_on_to_the_bit_and_its_time_adds_up(tmp_path, monkeypatch):
     whole = run(make(tmp_path / "whole", "ProMP, tuned", iterations=3))
 
-    class Stopped(Journal):
+    class Stopped(IterationJournal):
         def _on_step(self):
             if self.n_calls == 2:
                 self.write()
@@ -85,10 +86,10 @@ def test_an_interrupted_training_goes_on_to_the_bit_and_its_time_adds_up(tmp_pat
             return super()._on_step()
 
     parts = make(tmp_path / "parts", "ProMP, tuned", iterations=3)
-    monkeypatch.setattr(maml_runs, "Journal", Stopped)
+    monkeypatch.setattr(maml_runs, "IterationJournal", Stopped)
     with pytest.raises(KeyboardInterrupt):
         run(parts)
-    monkeypatch.setattr(maml_runs, "Journal", Journal)
+    monkeypatch.setattr(maml_runs, "IterationJournal", IterationJournal)
     resumed = run(parts)
 
     lines = [json.loads(line) for line in parts.path(".jsonl").read_text().splitlines()]
@@ -115,7 +116,7 @@ def test_the_learning_rate_falls_to_zero_where_it_is_annealed(tmp_path, monkeypa
 
 
 def test_only_finished_trainings_are_shown_where_that_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(maml_runs, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(trainings, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
     run(make(tmp_path))
     given = Namespace(finished=True, workers=1, work=tmp_path)
     result = measure([make(tmp_path), make(tmp_path, seed=2)], given)

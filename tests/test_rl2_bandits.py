@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch as th
 
-from benchmarks import pretrained, rl2_bandits, rl2_runs
+from benchmarks import pretrained, rl2_bandits, trainings
 from benchmarks.rl2_bandits import render, training
-from benchmarks.rl2_runs import Journal, run, trained
+from benchmarks.rl2_runs import RL2Journal
 from benchmarks.rl2_settings import CELLS, COLUMNS, Cell, keywords
+from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
 
@@ -60,19 +61,19 @@ def test_a_run_is_trained_measured_and_kept(tmp_path):
 def test_an_interrupted_training_goes_on_to_the_bit_and_its_time_adds_up(tmp_path, monkeypatch):
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    whole, part = trained(make_training(tmp_path / "whole")), make_training(tmp_path / "parts")
-    write = Journal.write
+    whole, part = make_training(tmp_path / "whole").trained(), make_training(tmp_path / "parts")
+    write = RL2Journal.write
 
     def stop(self):
         write(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Journal, "_on_step", lambda self: self.model.num_timesteps < 50 or stop(self))
+    monkeypatch.setattr(RL2Journal, "_on_step", lambda self: self.model.num_timesteps < 50 or stop(self))
     with pytest.raises(KeyboardInterrupt):
-        trained(part)
+        part.trained()
     monkeypatch.undo()
     monkeypatch.setitem(CELLS, TINY.key, TINY)
-    agent = trained(part)
+    agent = part.trained()
     for mine, own in zip(whole.policy.parameters(), agent.policy.parameters(), strict=True):
         assert th.equal(mine, own)
     lines = [json.loads(line) for line in part.path(".jsonl").read_text().splitlines()]
@@ -97,7 +98,7 @@ def test_plain_agents_train_for_steps_of_their_own(tmp_path):
 def test_a_table_of_several_trainings_is_measured_in_their_order_and_shown(tmp_path, monkeypatch, capsys):
     out = tmp_path / "table.json"
     # A spawned process would not know the cell of these tests.
-    monkeypatch.setattr(rl2_runs, "ProcessPoolExecutor", lambda _, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(trainings, "ProcessPoolExecutor", lambda _, mp_context: ThreadPoolExecutor(1))
     columns = ("plain", "exchangeable, regret")
     given = ["--cells", TINY.key, LONG.key, "--columns", *columns, "--seeds", "2", "--first-seed", "3"]
     monkeypatch.setattr(
@@ -116,7 +117,7 @@ def test_long_trials_are_learnt_with_memories_that_last_and_values_by_the_step(t
     assert one.keywords["policy_kwargs"] == {
         "trial_steps": 8, "value_scale": 0.8, "value_per_step": True, "memory_steps": 8,
     }  # fmt: skip
-    policy = trained(one).policy
+    policy = one.trained().policy
     assert (policy.memory_steps, policy.value_scale, policy.value_per_step) == (8, 0.8, True)
     plain = training(LONG.key, "exchangeable", 1, work=tmp_path)
     assert plain.keywords["policy_kwargs"] == {"trial_steps": 8}
@@ -125,7 +126,7 @@ def test_long_trials_are_learnt_with_memories_that_last_and_values_by_the_step(t
 def test_an_agent_that_counts_is_trained_and_measured(tmp_path):
     one = make_training(tmp_path, column="counts, expected regret", scale=1e-5)
     result = run(one)
-    assert isinstance(trained(one).policy, ExchangeableMDPPolicy)
+    assert isinstance(one.trained().policy, ExchangeableMDPPolicy)
     assert one.steps == 40
     assert 0.0 < result["test"]["score"] < TINY.pulls
 
@@ -145,7 +146,7 @@ def test_an_agent_is_written_into_a_package_without_the_trials_it_was_playing(tm
 
 
 def test_the_score_is_the_mean_of_what_is_paid_with_less_noise(tmp_path):
-    agent = trained(make_training(tmp_path))
+    agent = make_training(tmp_path).trained()
     test = rl2_bandits.tested(agent, TINY, 4000)
     error = (test["score_error"] ** 2 + test["paid_error"] ** 2) ** 0.5
     assert abs(test["score"] - test["paid"]) < 4.0 * error

@@ -6,7 +6,7 @@ import torch as th
 
 from benchmarks import rl2_grid_navi
 from benchmarks.rl2_grid_navi import COLUMNS, ENV_ID, GOALS, LIMIT, keywords, render, returns, training
-from benchmarks.rl2_runs import run
+from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.envs import GridNavi
 

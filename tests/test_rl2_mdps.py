@@ -8,7 +8,7 @@ import torch as th
 
 from benchmarks import rl2_mdps
 from benchmarks.rl2_mdps import COLUMNS, ROWS, Row, keywords, render, training
-from benchmarks.rl2_runs import run
+from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.nets import ExchangeableMDPPolicy
 

@@ -17,7 +17,7 @@ from benchmarks.rl2_navigation import (
     returns,
     training,
 )
-from benchmarks.rl2_runs import run, trained
+from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.distributions import TaskDistribution
 from metagym.envs import PointGoal
@@ -134,7 +134,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(tmp_path):
     one = training("plain", 0, tasks=20, work=tmp_path, steps=30_000)
     agent = RL2(one.policy, one.env_id, seed=one.seed, device="cpu", **one.keywords).learn(1, log_interval=None)
     agent.save(one.path(".zip"))
-    gone_on = trained(one)
+    gone_on = one.trained()
     assert gone_on.num_timesteps >= 30_000 > agent.num_timesteps
     assert isinstance(gone_on.policy.features_extractor, Scaled)
 

@@ -5,8 +5,8 @@ import pytest
 import torch as th
 
 from benchmarks import rl2_two_arms
-from benchmarks.rl2_runs import run
 from benchmarks.rl2_two_arms import COLUMNS, ENV_ID, PULLS, ROWS, keywords, regrets, render, training
+from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.envs import Bandit
 from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy

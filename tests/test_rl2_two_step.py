@@ -5,8 +5,8 @@ import pytest
 import torch as th
 
 from benchmarks import rl2_two_step
-from benchmarks.rl2_runs import run
 from benchmarks.rl2_two_step import COLUMNS, ENV_ID, LIMIT, ROUNDS, expected, keywords, render, training
+from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.envs import TwoStep
 
