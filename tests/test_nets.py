@@ -23,14 +23,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
-
-
 def make_policy(action_space=None, **kwargs):
     th.manual_seed(0)
     space = spaces.Box(-1.0, 1.0, (WIDTH,), np.float32)

@@ -25,10 +25,6 @@ def tiny(monkeypatch):
     monkeypatch.setitem(CELLS, TINY.key, TINY)
     monkeypatch.setitem(CELLS, LONG.key, LONG)
     monkeypatch.setattr(rl2_bandits, "ROWS", 20)
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
 
 
 def make_training(tmp_path, column="exchangeable, expected regret", **kwargs):

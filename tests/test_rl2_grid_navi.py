@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch as th
 
 from benchmarks import rl2_grid_navi
 from benchmarks.rl2_grid_navi import COLUMNS, ENV_ID, GOALS, LIMIT, keywords, render, returns, training
@@ -16,14 +15,6 @@ SEARCH = (
     + (UP,) * 4 + (RIGHT,) * 4 + (STAY,) * 7
 )  # fmt: skip
 """The best search: 14 goals in the first episode, and in the second the other seven, which lie on one shortest path."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
 
 
 class Searcher:

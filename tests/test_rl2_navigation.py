@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch as th
 
 from benchmarks import rl2_navigation
 from benchmarks.rl2_navigation import (
@@ -21,14 +20,6 @@ from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.distributions import TaskDistribution
 from metagym.envs import PointGoal
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
 
 
 class Still:

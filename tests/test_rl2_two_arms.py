@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch as th
 
 from benchmarks import rl2_two_arms
 from benchmarks.rl2_two_arms import COLUMNS, ENV_ID, PULLS, ROWS, keywords, regrets, render, training
@@ -10,14 +9,6 @@ from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.envs import Bandit
 from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
 
 
 class ByHand:

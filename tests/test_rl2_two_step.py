@@ -2,21 +2,12 @@
 
 import numpy as np
 import pytest
-import torch as th
 
 from benchmarks import rl2_two_step
 from benchmarks.rl2_two_step import COLUMNS, ENV_ID, LIMIT, ROUNDS, expected, keywords, render, training
 from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.envs import TwoStep
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
 
 
 class ByHand:

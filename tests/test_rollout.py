@@ -18,14 +18,6 @@ from tests.rollout.rollout_setup import GAMMA, Counting, OurTRPO, TrialA2C, Tria
 LAMBDA = 0.8
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
-
-
 def filled_buffer(lengths, n_steps, rewards=None):
     """A buffer after `n_steps` steps of rows whose trials have `lengths`; values count steps down from 1."""
     env = Counting(lengths)

@@ -49,14 +49,6 @@ KINDS = {
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
-
-
 def make_policy(kind, chunk_steps=None):
     policy_class, kwargs = KINDS[kind]
     given = {"space": FLAT, "actions": spaces.Discrete(ARMS), "rnn_hidden_size": 5} | kwargs

@@ -18,14 +18,6 @@ SPACE = spaces.Box(LOW, HIGH, dtype=np.float32)
 SIZES = {"trial_steps": TRIAL, "episode_steps": EPISODE}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
-
-
 def make_policy(**kwargs):
     th.manual_seed(0)
     policy = ExchangeableMDPPolicy(SPACE, spaces.Discrete(ACTIONS), lambda _: 1e-3, **{**SIZES, **kwargs})

@@ -29,14 +29,6 @@ CRITICS = [
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(threads)
-
-
 class Short(gym.Env):
     """Episodes of 2 to 7 steps of noise, some of them truncated."""
 

@@ -1,7 +1,6 @@
 """What was seen of decision processes: counted by hand, and the same a step at a time and along whole trials."""
 
 import numpy as np
-import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,10 +97,9 @@ def test_the_memory_given_is_not_changed():
     assert th.equal(memory, kept)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
-def test_a_blank_memory_has_seen_nothing(device):
+def test_a_blank_memory_has_seen_nothing():
     seen, _ = advanced(
-        blank(1, STATES, ACTIONS, th.device(device)),
+        blank(1, STATES, ACTIONS, th.device("cpu")),
         context_of(th.tensor(observation(2, None, 0.0, 1.0)[None], dtype=th.float32), ACTIONS),
     )
     assert not seen.visits.any()
