@@ -113,6 +113,15 @@ def test_the_plan_is_backward_induction_over_what_was_seen():
         np.testing.assert_allclose(planned.actions[step, :, 1], worth, atol=1e-5)
 
 
+def test_a_network_that_says_one_a_step_values_a_trial_at_the_steps_that_are_left():
+    policy = make_policy()
+    with th.no_grad():
+        policy.value_net[-1].weight.zero_()
+        policy.value_net[-1].bias.fill_(1.0)
+    values = logits_and_values(policy, history(trials=1))[1]
+    th.testing.assert_close(values, th.arange(TRIAL, 0, -1.0))
+
+
 @pytest.mark.parametrize("pooled_values", [False, True])
 def test_pooled_values_see_pairs_that_are_not_the_best_and_others_do_not(pooled_values):
     """Two arms that were pulled three times each: the best one paid 3, the other one 0 or 2."""
