@@ -241,7 +241,7 @@ def train(
         errors.print(f"stopped; go on with: metagym train --resume --out {folder}", soft_wrap=True)
         raise typer.Exit(130) from None
     learnt = (
-        "nothing to train before evaluation" if config.algo == "from-scratch" else f"{config.total_timesteps:,} steps"
+        "nothing to train before evaluation" if config.algo == "from-scratch" else f"{runs.steps_taken(agent):,} steps"
     )
     console.print(f"trained {config.algo}, {learnt}: {agent}", soft_wrap=True)
     console.print(f"next: metagym evaluate {agent}", soft_wrap=True)

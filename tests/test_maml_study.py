@@ -1,4 +1,4 @@
-"""ProMP beside the learners of the study: a tiny run, how episodes are spent, and what is shown."""
+"""Gradient meta-learners beside those of the study: a tiny run, how episodes are spent, what is kept and shown."""
 
 import json
 from argparse import Namespace
@@ -7,97 +7,214 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch as th
 
-from benchmarks import maml_study
-from benchmarks.maml_study import BUDGETS, CASES, LEARNERS, Job, OneStep, make, measure, run
+from benchmarks import maml_study, trainings
+from benchmarks.maml_study import BUDGETS, GRADIENT, LEARNERS, PROBLEM, OneStep, measure
+from benchmarks.trainings import run
+from metagym.algos.maml_outer import AdamStep
 from metagym.evaluation import evaluate
 
 
-def shrunk(key):
-    """A problem whose trainings are one rollout, or one iteration, of short episodes."""
-    problem, settings = CASES[key]
-    short = replace(
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Trainings are one rollout, or one iteration, of short episodes."""
+    small = {"meta_batch_size": 2, "n_envs": 2}
+    settings = {key: {**own, **small} for key, own in maml_study.SETTINGS.items()}
+    monkeypatch.setattr(maml_study, "PROBLEM", {key: shrunk(problem) for key, problem in PROBLEM.items()})
+    monkeypatch.setattr(maml_study, "SETTINGS", settings)
+
+
+def shrunk(problem):
+    return replace(
         problem,
         timesteps=1,
-        n_tasks=2,
         env_kwargs={**problem.env_kwargs, "episode_length": 10},
         episode_length=10,
         inner={**problem.inner, "n_steps": 10, "batch_size": 20, "n_epochs": 1},
         reptile={"n_envs": 2, "inner_timesteps": 20, "meta_batch_size": 1, "learning_rate": 0.3},
-        joint={"n_steps": 20, "batch_size": 40, "n_epochs": 1},
+        joint={"n_steps": 20, "batch_size": 40, "n_epochs": 1, "learning_rate": 2e-3},
         joint_rows=2,
     )
-    return short, {**settings, "meta_batch_size": 2, "n_envs": 2}
 
 
-def job(key, learner, seed=1):
-    problem, settings = shrunk(key)
-    return Job(key=key, problem=problem, settings=settings, learner=learner, seed=seed)
+def make(tmp_path, key="lakes", learner="from scratch", seed=1):
+    return maml_study.training(key, learner, seed, tasks=2, work=tmp_path)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-@pytest.mark.parametrize("key", ["lakes", "pendulums"])
-def test_every_learner_is_measured_after_each_budget(key, learner, tmp_path):
-    result = run(job(key, learner), tmp_path)
+@pytest.mark.parametrize(
+    ("key", "learner"),
+    [*(("lakes", learner) for learner in LEARNERS), ("pendulums", "ProMP"), ("pendulums", "Reptile")],
+)
+def test_every_learner_is_measured_after_each_budget_and_its_steps_are_those_taken(key, learner, tmp_path):
+    training = make(tmp_path, key, learner)
+    result = run(training)
+    (line,) = training.journal()
 
     assert np.shape(result["test"]["scores"]) == (2, len(BUDGETS))
+    assert result["steps"] == line["steps"]
     assert (result["steps"] == 0) == (learner == "from scratch")
-    assert (result["optimal"] is None) == (key == "pendulums")
+    assert result["processor_seconds"] == line["processor_seconds"]
+    assert (result["test"]["optimal"] is None) == (key == "pendulums")
+    assert (tmp_path / result["checkpoint"]).exists()
 
 
-def test_every_problem_takes_the_settings_of_its_gradient_learner():
-    for key, (problem, settings) in CASES.items():
-        agent = make(Job(key=key, problem=problem, settings=settings, learner=maml_study.GRADIENT, seed=1))
-        assert agent.n_envs == settings["n_envs"]
-        assert problem.splits[0] == "test"
+@pytest.mark.parametrize("learner", ["ProMP", "joint training", "from scratch"])
+def test_a_training_whose_measurement_was_interrupted_is_measured_and_not_repeated(learner, tmp_path, monkeypatch):
+    training = make(tmp_path, learner=learner)
+    whole = run(training)
+    training.path(".json").unlink()
+    kind = type(training.made())
+    monkeypatch.setattr(kind, "learn", lambda *args, **kwargs: pytest.fail("trained again"))
+
+    assert run(training) == whole
 
 
-def test_a_budget_is_one_step_on_so_many_episodes(monkeypatch):
+def test_a_checkpoint_without_a_journal_is_not_taken_for_a_training(tmp_path):
+    training = make(tmp_path, learner="Meta-SGD")
+    whole = run(training)
+    training.path(".json").unlink()
+    training.path(".jsonl").unlink()
+    again = run(training)
+
+    assert (again["steps"], again["test"]) == (whole["steps"], whole["test"])
+    assert len(training.journal()) == 1
+
+
+def test_settings_of_other_learners_make_no_other_training(tmp_path):
+    def names(training):
+        return {learner: replace(training, column=learner).path(".json").name for learner in LEARNERS}
+
+    training = make(tmp_path)
+    before = names(training)
+    for part, concerned in {
+        "inner": {"Reptile", "joint training", "from scratch"},
+        "reptile": {"Reptile", "from scratch"},
+        "joint": {"joint training"},
+        "rl2": set(),
+    }.items():
+        after = names(replace(training, problem=replace(training.problem, **{part: {"gamma": 0.5}})))
+        assert {learner for learner in LEARNERS if after[learner] != before[learner]} == concerned
+    assert names(replace(training, keywords={"gamma": 0.5})).keys() == before.keys()
+    assert replace(training, keywords={"gamma": 0.5}).path(".json") != training.path(".json")
+
+
+def test_what_one_learner_adapts_with_concerns_that_learner_alone(tmp_path, monkeypatch):
+    before = [make(tmp_path, learner=learner).path(".json") for learner in LEARNERS]
+    monkeypatch.setattr(maml_study, "ADAPTATION", {("lakes", "joint training"): {"learning_rate": 0.5}})
+    after = [make(tmp_path, learner=learner).path(".json") for learner in LEARNERS]
+    training = make(tmp_path, learner="joint training")
+
+    changed = [learner for learner, old, new in zip(LEARNERS, before, after, strict=True) if old != new]
+    assert changed == ["joint training"]
+    assert training.made().adapt_kwargs["learning_rate"] == 0.5
+    assert training.made().learner_kwargs["learning_rate"] == 2e-3
+
+
+@pytest.mark.parametrize("learner", GRADIENT)
+def test_every_problem_takes_the_settings_of_gradient_learners(learner, tmp_path):
+    for key, problem in PROBLEM.items():
+        agent = make(tmp_path, key, learner).made()
+        assert type(agent) is GRADIENT[learner]
+        assert agent.env_id == problem.env_id
+        assert agent.inner_learning_rate == (maml_study.SETTINGS[key]["inner_learning_rate"],)
+
+
+def test_a_budget_is_one_step_on_so_many_episodes(tmp_path):
     asked = []
 
     class Agent:
         observation_space = action_space = None
+        n_envs = 10
+        policy = th.nn.Linear(1, 1)
 
         def adapt(self, task, n_steps, *, n_envs, seed):
             asked.append((n_steps, n_envs, seed))
+            return Namespace(policy=th.nn.Linear(1, 1))
 
-    problem, _ = CASES["pendulums"]
     for seed, budget in ((1, 3), (1, 10), (2, 10)):
-        OneStep(Agent(), problem, seed).adapt(Namespace(id=7), total_timesteps=200 * budget)
+        OneStep(Agent(), PROBLEM["pendulums"], seed).adapt(Namespace(id=7), total_timesteps=200 * budget)
 
     assert [each[:2] for each in asked] == [(1, 3), (1, 10), (1, 10)]
     assert asked[0][2] == asked[1][2] != asked[2][2]
 
 
-def test_evaluation_asks_for_episodes():
-    one = job("lakes", maml_study.GRADIENT)
-    adapter = OneStep(make(one), one.problem, 1)
-    curve = evaluate(adapter, one.problem.env_id, env_kwargs=one.problem.env_kwargs, n_tasks=1, budgets=(0, 2))
-    assert curve.unit == "episodes"
+@pytest.mark.parametrize(("budget", "part"), [(1, 0.25), (3, 0.75), (4, 1.0), (10, 1.0)])
+def test_a_step_on_fewer_episodes_than_in_training_is_shorter_in_proportion(budget, part, tmp_path):
+    training = make(tmp_path, "pendulums", "ProMP")
+    agent = replace(training, keywords=training.keywords | {"n_envs": 4}).made()
+    shortened = replace(
+        training, keywords=training.keywords | {"n_envs": 4, "inner_learning_rate": part * agent.inner_learning_rate[0]}
+    ).made()
+    task, seeds = agent.env.env_method("sample_task")[0], []
+    adapt = shortened.adapt
+    shortened.adapt = lambda *args, seed, **kwargs: seeds.append(seed) or adapt(*args, seed=seed, **kwargs)
+    shortened.n_envs = 1  # of which any budget is enough
+    found, expected = (
+        dict(OneStep(one, training.problem, 1).adapt(task, 10 * budget).policy.named_parameters())
+        for one in (agent, shortened)
+    )
+
+    for name, tensor in expected.items():
+        th.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6)
+    assert any(not th.equal(found[name], tensor) for name, tensor in agent.policy.named_parameters())
+
+
+def test_evaluation_asks_for_episodes(tmp_path):
+    training = make(tmp_path, learner="ProMP")
+    adapter, kwargs = OneStep(training.made(), training.problem, 1), training.problem.env_kwargs
+    assert evaluate(adapter, training.env_id, env_kwargs=kwargs, n_tasks=1, budgets=(0, 2)).unit == "episodes"
+
+
+def test_the_outer_learning_rate_of_gradient_learners_falls_to_zero(tmp_path, monkeypatch):
+    seen, step = [], AdamStep.step
+
+    def watched(self, tensors, loss, rate):
+        seen.append(rate)
+        return step(self, tensors, loss, rate)
+
+    monkeypatch.setattr(AdamStep, "step", watched)
+    training = make(tmp_path, "pendulums", "ProMP")
+    training = replace(training, problem=replace(training.problem, timesteps=200))
+    run(training)
+
+    rate = training.keywords["learning_rate"]
+    assert seen == pytest.approx([rate, 0.6 * rate, 0.2 * rate])  # an iteration is 80 steps
 
 
 def test_what_is_finished_is_read_and_only_that_where_it_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(maml_study, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
-    first, second = job("lakes", "from scratch"), job("lakes", "from scratch", seed=2)
-    run(first, tmp_path)
-    path = first.path(tmp_path)
+    monkeypatch.setattr(trainings, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    first, second = make(tmp_path), make(tmp_path, seed=2)
+    run(first)
+    path = first.path(".json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": -1}))
 
-    assert run(first, tmp_path)["steps"] == -1
+    assert run(first)["steps"] == -1
     given = Namespace(finished=True, workers=1, work=tmp_path)
-    assert [one["seed"] for one in measure([first, second], given)["runs"]] == [1]
+    result = measure([first, second], given)
+    assert [one["seed"] for one in result["runs"]] == [1]
+    assert result["tasks"] == 2
     with pytest.raises(SystemExit, match="none of these"):
         measure([second], given)
 
 
-def test_the_table_shows_learners_intervals_and_limits():
-    def one(learner, seed, score):
-        return {"row": "lakes", "column": learner, "seed": seed, "steps": 200_000, "processor_seconds": 30.0,
-                "random": 0.07, "optimal": 1.0, "test": {"scores": [[score] * 4] * 3}}  # fmt: skip
+def test_the_table_shows_learners_intervals_steps_taken_and_limits():
+    def one(learner, seed, score, steps):
+        test = {"scores": [[score] * 4] * 3, "random": 0.07, "optimal": 1.0}
+        return {
+            "row": "lakes",
+            "column": learner,
+            "seed": seed,
+            "steps": steps,
+            "processor_seconds": 30.0,
+            "test": test,
+        }
 
-    table = maml_study.render({"runs": [one("ProMP", 1, 0.4), one("ProMP", 2, 0.6), one("Reptile", 1, 0.3)]})
+    runs = [one("ProMP", 1, 0.4, 200_900), one("ProMP", 2, 0.6, 201_100), one("Reptile", 1, 0.3, 200_000)]
+    table = maml_study.render({"runs": runs, "tasks": 3})
 
     assert "| ProMP | 0.500 [0.400, 0.600] |" in table
-    assert "| Reptile | 0.300 | 0.300 | 0.300 | 0.300 | 1 | 200,000 | 30 |" in table
+    assert "| 2 | 201,000 | 0.5 |" in table
+    assert "| Reptile | 0.300 | 0.300 | 0.300 | 0.300 | 1 | 200,000 | 0.5 |" in table
     assert "random 0.070, optimum 1.000" in table
     assert {line.count("|") for line in table.splitlines() if line.startswith("|")} == {10}

@@ -1,5 +1,7 @@
 """The benchmark of RL² on grid navigation: its limit, what it measures, trains and shows."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -104,3 +106,25 @@ def test_the_table_counts_optimal_seeds():
         "| 4.000 10.714 11.000 11.000 | 3.0M | 1.5 |"
     )
     assert row in render({"runs": runs, "tasks": 21})
+
+
+def walks(path, seen):
+    """First episodes that find a new place at every step from the second on, as sets of goals found."""
+    if len(path) == 16:
+        yield seen
+        return
+    x, y = path[-1]
+    for place in ((x + 1, y), (x, y + 1), (x - 1, y), (x, y - 1)):
+        inside = 0 <= place[0] < 5 and 0 <= place[1] < 5
+        if inside and (len(path) == 1 or (place[0] * 5 + place[1] in GOALS and place not in seen)):
+            yield from walks([*path, place], seen | {place} if len(path) > 1 else seen)
+
+
+def test_few_of_the_best_first_episodes_leave_the_rest_on_one_shortest_path():
+    every = list(walks([(0, 0)], frozenset()))
+    goals = {divmod(goal, 5) for goal in GOALS}
+    rests = [sorted(goals - seen) for seen in every]
+    # Sorted by x and then by y, places on a path that only goes up and right also rise in y.
+    kept = [rest for rest in rests if all(before[1] <= after[1] for before, after in pairwise(rest))]
+    assert (len(every), len(kept)) == (3064, 38)
+    assert all(len(rest) == 7 for rest in rests)

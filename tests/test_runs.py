@@ -19,6 +19,7 @@ from metagym.runs import (
     read_progress,
     reference,
     replace_timesteps,
+    steps_taken,
     train,
 )
 from metagym.runs.training import _Checkpoints
@@ -90,6 +91,7 @@ def test_a_run_writes_what_it_was_and_goes_on_to_the_bit(tmp_path, kind):
     assert RunConfig.read(tmp_path / "parts") == config(kind)
     agent = load_agent(tmp_path / "parts")
     assert env_of(agent) == LAKE
+    assert steps_taken(final) == agent.num_timesteps
     assert agent.num_timesteps == 0 if kind == "from-scratch" else 320 <= agent.num_timesteps < 640
     assert method_of(agent).split()[1] == (KINDS[kind][1] or "PPO")
 

@@ -21,11 +21,12 @@ from metagym.algos.multi_task import MultiTask
 from metagym.errors import ConfigError
 from metagym.registry import make_family
 from metagym.runs.config import RunConfig, learner_type
+from metagym.saving import read_archive
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["make_folder", "read_progress", "train"]
+__all__ = ["make_folder", "read_progress", "steps_taken", "train"]
 
 _LOG_LINES = 2000
 
@@ -119,6 +120,17 @@ def train(
         agent.logger.close()
     agent.save(final)
     return final
+
+
+def steps_taken(agent: str | Path) -> int:
+    """Environment steps in the training of a saved agent: those asked for, rounded up to whole rollouts.
+
+    Raises:
+        CheckpointError: if the file is no checkpoint of metagym's, or damaged.
+    """
+    meta = read_archive(agent)[0]
+    # Learners that SB3 alone trains keep their own counters where training stands.
+    return int(meta.get("position", meta)["counters"]["num_timesteps"])
 
 
 def _resumed(config: RunConfig, out: Path, checkpoint: Path) -> Any:
