@@ -1,6 +1,7 @@
 """RL² on VariBAD's grid navigation, trials of four episodes: how many seeds end up exactly Bayes-optimal?
 
-    python -m benchmarks.rl2_grid_navi --seeds 20     # prints the table, writes docs/results/rl2_grid_navi.json
+    # prints the table, writes docs/results/rl2_grid_navi.json
+    python -m benchmarks.rl2_grid_navi --columns "privileged critic" --first-seed 5 --seeds 20
     python -m benchmarks.rl2_grid_navi --columns plain --seeds 1
 
 All seeds count, and the final weights are what is measured: the return of one trial on every one of the 21 goals, with
