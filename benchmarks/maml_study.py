@@ -174,29 +174,20 @@ class StudyJournal(Journal):
             self.model.lr_schedule = FloatSchedule(self._rate * left)
 
 
-class OneStep:
+class OneStep(study.WholeEpisodes):
     """A gradient meta-learner that takes one step on all episodes of a budget, each in a row of its own.
 
     The step is as long as in training, or shorter in proportion if it sees fewer episodes: an episode moves the policy
     equally far however few there are.
     """
 
-    def __init__(self, agent: Any, problem: Problem, seed: int) -> None:
-        self._agent, self._length, self._seed = agent, problem.episode_length, seed
-        self.observation_space, self.action_space = agent.observation_space, agent.action_space
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """What the learner predicts before adaptation."""
-        return self._agent.predict(*args, **kwargs)
-
+    @override
     def adapt(self, task: Task, total_timesteps: int) -> Any:
-        """The learner adapted to a task; noise hangs on run and task."""
-        budget = total_timesteps // self._length
-        seed = int(np.random.SeedSequence([self._seed, task.id]).generate_state(1)[0]) >> 1
-        adapted = self._agent.adapt(task, 1, n_envs=budget, seed=seed)
-        missing = max(0.0, 1.0 - budget / self._agent.n_envs)
+        budget = total_timesteps // self._problem.episode_length
+        adapted = self._learner.adapt(task, 1, n_envs=budget, seed=self._seed_of(task))
+        missing = max(0.0, 1.0 - budget / self._learner.n_envs)
         with th.no_grad():
-            for own, before in zip(adapted.policy.parameters(), self._agent.policy.parameters(), strict=True):
+            for own, before in zip(adapted.policy.parameters(), self._learner.policy.parameters(), strict=True):
                 own.lerp_(before, missing)
         return adapted
 

@@ -90,8 +90,10 @@ class WholeEpisodes:
             **self._problem.env_kwargs,
         )
         env.unwrapped.set_tasks([task] * rows)
-        seed = int(np.random.SeedSequence([self._seed, task.id]).generate_state(1)[0]) >> 1
-        return self._learner.adapt(env, total_timesteps=total_timesteps, seed=seed)
+        return self._learner.adapt(env, total_timesteps=total_timesteps, seed=self._seed_of(task))
+
+    def _seed_of(self, task: Task) -> int:
+        return int(np.random.SeedSequence([self._seed, task.id]).generate_state(1)[0]) >> 1
 
 
 def make(job: Job) -> Any:

@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Bool", "Float", "Int", "Keys"]
+__all__ = ["Array", "Bool", "Float", "Int", "Json", "Keys"]
 
 Array: TypeAlias = NDArray[Any]
 Float: TypeAlias = NDArray[np.float64]
 Int: TypeAlias = NDArray[np.int64]
 Bool: TypeAlias = NDArray[np.bool_]
 Keys: TypeAlias = NDArray[np.uint64]
+Json: TypeAlias = Any
+"""What JSON can express."""

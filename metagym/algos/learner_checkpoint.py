@@ -19,9 +19,10 @@ from stable_baselines3.common.policies import BasePolicy
 from typing_extensions import Self, override
 
 from metagym.algos.reptile_env import is_builtin
+from metagym.encoding import decode, encode
 from metagym.errors import CheckpointError, ConfigError, MetagymError
 from metagym.learner_state import get_rng_state, preserved_rng, set_rng_state
-from metagym.saving import decode, encode, read_archive, write_archive
+from metagym.saving import read_archive, write_archive
 from metagym.sections import prefixed, section
 from metagym.types import Array
 

@@ -12,8 +12,8 @@ from metagym.algos.reptile_normalize import (
     restore_statistics,
     unflatten_statistics,
 )
+from metagym.encoding import decode, encode
 from metagym.learner_state import flatten_state, load_state
-from metagym.saving import decode, encode
 from metagym.sections import prefixed, section
 from metagym.types import Array
 

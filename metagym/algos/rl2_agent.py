@@ -29,10 +29,11 @@ from metagym.algos.pretrained import pretrained_path
 from metagym.algos.reptile_env import is_builtin
 from metagym.algos.rl2_adapted import AdaptedPolicy, play_episodes
 from metagym.algos.rl2_env import TrialSource, require_same_observations
+from metagym.encoding import decode, encode
 from metagym.errors import CheckpointError, ConfigError
 from metagym.learner_state import flatten_state, load_state, preserved_rng
 from metagym.rollout import env_layers
-from metagym.saving import decode, encode, read_archive, write_archive
+from metagym.saving import read_archive, write_archive
 from metagym.sections import prefixed, section
 from metagym.tasks import Task
 from metagym.types import Array

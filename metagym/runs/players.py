@@ -10,7 +10,7 @@ from typing_extensions import Self
 from metagym.errors import CheckpointError, ConfigError
 from metagym.registry import make_family
 from metagym.runs.config import ALGOS, learner_type, named_class
-from metagym.saving import read_archive
+from metagym.saving import read_meta
 
 __all__ = ["REFERENCES", "Players", "env_of", "load_agent", "method_of", "reference"]
 
@@ -64,7 +64,7 @@ def load_agent(path: str | Path, *, device: str = "auto") -> Any:
         CheckpointError: if the file is no checkpoint of metagym's.
     """
     path = Path(path) / "agent.zip" if Path(path).is_dir() else Path(path)
-    kind = read_archive(path)[0].get("kind")
+    kind = read_meta(path).get("kind")
     if kind not in _KINDS:
         raise CheckpointError(f"{path} is a checkpoint of {kind!r}; accepted are {sorted(_KINDS)}")
     return learner_type(_KINDS[kind]).load(path, device=device)

@@ -21,7 +21,7 @@ from metagym.algos.multi_task import MultiTask
 from metagym.errors import ConfigError
 from metagym.registry import make_family
 from metagym.runs.config import RunConfig, learner_type
-from metagym.saving import read_archive
+from metagym.saving import read_meta
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +128,7 @@ def steps_taken(agent: str | Path) -> int:
     Raises:
         CheckpointError: if the file is no checkpoint of metagym's, or damaged.
     """
-    meta = read_archive(agent)[0]
+    meta = read_meta(agent)
     # Learners that SB3 alone trains keep their own counters where training stands.
     return int(meta.get("position", meta)["counters"]["num_timesteps"])
 

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import gymnasium as gym
 
-from metagym.saving import encode, read_archive, write_archive
+from metagym.encoding import encode
+from metagym.saving import read_archive, write_archive
 
 MODULE = "imported_by_a_checkpoint"
 FOREIGN_ID = "OfTheAttacker-v0"

@@ -19,9 +19,9 @@ from metagym.algos.learner_checkpoint import (
     restore_episode_records,
     resume_rng,
 )
+from metagym.encoding import decode, encode
 from metagym.errors import CheckpointError, ConfigError, TaskError
 from metagym.learner_state import get_rng_state, preserved_rng, set_rng_state
-from metagym.saving import decode, encode
 from tests.algos.crafted_setup import ENVS, POLICIES, craft, nothing_imported
 from tests.algos.multi_task_setup import tiny as tiny_multi_task
 from tests.algos.reptile_setup import LAKE, line_env

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import contextmanager
 from itertools import zip_longest
 
 import numpy as np
@@ -179,27 +180,34 @@ def _adapts(cell, agent, folder):
         assert not hasattr(agent, "adapt")
         return
     task = family(cell.observation, cell.action).make(split="test").sample_task()
-    before, rng = contents(agent, folder, "before"), get_rng_state()
     if cell.method == "RL2":
         if cell.observation == "dict":
             with pytest.raises(ConfigError, match="cannot repeat"):
                 agent.adapt(task, episodes=EPISODES)
             return
-        adapted = agent.adapt(task, episodes=EPISODES, seed=0)
-    else:
-        adapted = agent.adapt(task, total_timesteps=STEPS, seed=1)
-    assert_same_archives(before, contents(agent, folder, "after"))
-    for name, array in get_rng_state().items():
-        np.testing.assert_array_equal(array, rng[name], err_msg=name)
-    if cell.method == "RL2":
+        with left_alone(agent, folder):
+            adapted = agent.adapt(task, episodes=EPISODES, seed=0)
         assert adapted.returns.shape == (EPISODES,)
         assert np.isfinite(adapted.returns).all()
         adapted.predict(adapted.observation)
-    else:
-        _acts_without_metagym(cell, adapted, folder)
+        return
+    with left_alone(agent, folder):
+        adapted = agent.adapt(task, total_timesteps=STEPS, seed=1)
+    acts_without_metagym(cell, adapted, folder)
 
 
-def _acts_without_metagym(cell, expert, folder):
+@contextmanager
+def left_alone(agent, folder):
+    """What happens inside changes nothing of the learner, nor of the process's random states."""
+    before, rng = contents(agent, folder, "before"), get_rng_state()
+    yield
+    assert_same_archives(before, contents(agent, folder, "after"))
+    for name, array in get_rng_state().items():
+        np.testing.assert_array_equal(array, rng[name], err_msg=name)
+
+
+def acts_without_metagym(cell, expert, folder):
+    """What `adapt` returned is SB3's own: saved and loaded by SB3, it has the same parameters and acts alike."""
     assert type(expert) is cell.learner
     expert.save(folder / "expert.zip")
     plain = cell.learner.load(folder / "expert.zip", device="cpu")
