@@ -40,11 +40,13 @@ def training(
         tasks: held-out tasks of the evaluation, in rows of `ROWS`.
         work: folder of checkpoints, logs and results.
     """
-    cell = CELLS[key]
+    cell, helps = CELLS[key], COLUMNS[column]
     policy, settings = keywords(cell, column)
     return Training(
         row=key, column=column, seed=seed, steps=int(scale * cell.steps_of(column)), env_id=ENV_ID, policy=policy,
-        entropy=0.03 if "counts" in COLUMNS[column] else cell.entropy,
+        entropy=0.03 if "counts" in helps else cell.entropy,
+        # Early values know little of what a pull tells, and all that a trial pays is noisy: first much bootstrapping.
+        last_gae_lambda=None if helps & {"counts", "exchangeable"} else 0.98,
         keywords={"env_kwargs": {"num_arms": cell.arms}, "episodes_per_trial": cell.pulls, **settings},
         test=partial(_tested, cell), tasks=tasks, work=work,
     )  # fmt: skip

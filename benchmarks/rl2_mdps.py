@@ -8,7 +8,7 @@ and results of finished runs are kept in ``runs/rl2_mdps`` (``--work``): an inte
 Settings were chosen on other seeds than those reported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -42,8 +42,9 @@ class Row:
         steps: environment steps of training, exchangeable.
         plain_steps: with a plain GRU.
         rate: learning rate at the start, exchangeable; it falls to a tenth linearly.
-        vf_coef: weight of the loss of values, which are of the size of a trial's regret.
-        rows: trials of a rollout, all at the same time.
+        vf_coef: weight of the loss of values, which are of the size of a trial's regret, exchangeable.
+        rows: trials of a rollout, all at the same time, exchangeable.
+        plain_rows: with a plain GRU.
     """
 
     episodes: int
@@ -53,6 +54,7 @@ class Row:
     rate: float
     vf_coef: float
     rows: int = 128
+    plain_rows: int = 1024
 
 
 ROWS: Mapping[str, Row] = {
@@ -83,24 +85,37 @@ COLUMNS: Mapping[str, frozenset[str]] = {
 
 def keywords(row: Row, column: str) -> dict[str, Any]:
     """The keywords of `RL2`."""
-    helps = COLUMNS[column]
     trial = row.episodes * STEPS
-    counting = {"trial_steps": trial, "episode_steps": STEPS}
-    rate = row.rate if "exchangeable" in helps else 1e-3
+    shared = {"episodes_per_trial": row.episodes, "n_steps": trial, "n_epochs": 4}
+    helps = COLUMNS[column]
+    return shared | (_exchangeable(row, helps, trial) if "exchangeable" in helps else _plain(row, trial))
+
+
+def _plain(row: Row, trial: int) -> dict[str, Any]:
     return {
-        "episodes_per_trial": row.episodes,
+        "n_envs": row.plain_rows,
+        "batch_size": row.plain_rows * trial // 32,
+        "learning_rate": LinearSchedule(5e-3, 2.5e-4, 1.0),
+        "gamma": 0.99,
+        "gae_lambda": 0.7,
+        # Values read the memory that the policy reads: a loss of the size of squared returns would drown its gradient.
+        "vf_coef": 0.1 / trial,
+        "policy_kwargs": {"rnn_hidden_size": 128},
+    }
+
+
+def _exchangeable(row: Row, helps: Collection[str], trial: int) -> dict[str, Any]:
+    return {
         "n_envs": row.rows,
-        "n_steps": trial,
         "batch_size": row.rows * trial // 4,
-        "n_epochs": 4,
-        "vf_coef": row.vf_coef if "exchangeable" in helps else 0.5,
-        "learning_rate": LinearSchedule(rate, rate / 10.0, 1.0),
+        "vf_coef": row.vf_coef,
+        "learning_rate": LinearSchedule(row.rate, row.rate / 10.0, 1.0),
         # Undiscounted, as returns are measured, where less noise allows it.
         "gamma": 1.0 if "regret" in helps else 0.99,
         "gae_lambda": 0.95 if "regret" in helps else 0.3,
         "expected_rewards": "expected" in helps,
         "regret": "regret" in helps,
-        "policy_kwargs": counting if "exchangeable" in helps else {"rnn_hidden_size": 128},
+        "policy_kwargs": {"trial_steps": trial, "episode_steps": STEPS},
     }
 
 
@@ -116,6 +131,7 @@ def training(name: str, column: str, seed: int, *, tasks: int, work: Path) -> Tr
         policy=ExchangeableMDPPolicy if symmetric else "MlpPolicy",
         keywords=keywords(row, column),
         entropy=0.02,
+        last_gae_lambda=None if symmetric else 0.98,
         test=partial(tested, episodes=row.episodes),
         tasks=tasks,
         work=work,

@@ -27,6 +27,7 @@ class Training(trainings.Training):
         policy: as `RL2` takes it.
         entropy: coefficient of the entropy bonus at the start, from which it falls to zero linearly; None: as in
             `keywords` throughout.
+        last_gae_lambda: lambda at the end, to which it goes linearly from that in `keywords`; None: it stays.
         test: measures the trained agent on so many held-out tasks; a function of a module.
         custom_objects: what a checkpoint cannot hold, as `RL2.load` takes it.
     """
@@ -34,6 +35,7 @@ class Training(trainings.Training):
     steps: int
     policy: Any = "MlpPolicy"
     entropy: float | None = None
+    last_gae_lambda: float | None = None
     test: Callable[[RL2, int], dict[str, Any]]
     custom_objects: Mapping[str, Any] = field(default_factory=dict)
 
@@ -41,7 +43,8 @@ class Training(trainings.Training):
     @override
     def settings(self) -> list[Any]:
         policy = self.policy if isinstance(self.policy, str) else self.policy.__name__
-        return [self.env_id, policy, sorted(self.keywords.items()), self.entropy, self.steps, self.tasks]
+        told = [self.env_id, policy, sorted(self.keywords.items()), self.entropy, self.steps, self.tasks]
+        return told if self.last_gae_lambda is None else [*told, self.last_gae_lambda]
 
     @override
     def trained(self) -> RL2:
@@ -62,17 +65,36 @@ class Training(trainings.Training):
 
 
 class RL2Journal(Journal):
-    """Also lets the entropy bonus fall to zero, linearly, where the training says so."""
+    """Also lets the entropy bonus fall to zero, and lambda rise, linearly, where the training says so."""
 
     def __init__(self, training: Training, *, seconds_between: float = 20.0) -> None:
         super().__init__(training, seconds_between=seconds_between)
-        self._entropy, self._steps = training.entropy, training.steps
+        self._entropy, self._steps, self._last_lambda = training.entropy, training.steps, training.last_gae_lambda
+
+    @override
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._set_lambda()
+
+    @override
+    def _on_step(self) -> bool:
+        # Before the last step of a rollout is judged, and from steps alone: an interrupted training goes on to the bit.
+        self._set_lambda()
+        return super()._on_step()
 
     @override
     def _on_rollout_end(self) -> None:
         if self._entropy is not None:
-            left = max(0.0, 1.0 - self.num_timesteps / self._steps)
-            self.model.ent_coef = self._entropy * left  # type: ignore[attr-defined]
+            self.model.ent_coef = self._entropy * self._left  # type: ignore[attr-defined]
+
+    @property
+    def _left(self) -> float:
+        return max(0.0, 1.0 - self.num_timesteps / self._steps)
+
+    def _set_lambda(self) -> None:
+        if self._last_lambda is not None:
+            model: Any = self.model
+            model.rollout_buffer.gae_lambda = self._last_lambda + self._left * (model.gae_lambda - self._last_lambda)
 
     @override
     def progress(self) -> dict[str, Any]:

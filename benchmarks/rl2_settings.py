@@ -1,6 +1,6 @@
 """What `benchmarks.rl2_bandits` trains: cells of the published table, helps, and the settings of each."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,10 @@ class Cell:
         published: return of RL², the best of five seeds.
         steps: environment steps of training with the exchangeable policy.
         counting_steps: with the one that counts.
-        plain_steps: with a plain GRU.
-        rows: trials of a rollout, all at the same time.
+        plain_steps: with a GRU that reads all arms.
+        plain_rows: trials of its rollouts, all at the same time.
+        plain_minibatches: of its rollouts.
+        rows: trials of a rollout with the exchangeable policy.
         rate: learning rate at the start; it falls to a tenth linearly.
         entropy: coefficient of the entropy bonus at the start; it falls to zero linearly.
         minibatches: of a rollout.
@@ -37,6 +39,8 @@ class Cell:
     published: float
     steps: int
     plain_steps: int
+    plain_rows: int
+    plain_minibatches: int
     counting_steps: int = 4_000_000
     rows: int = 64
     rate: float = 3e-3
@@ -55,16 +59,22 @@ class Cell:
         return f"bandit-k{self.arms}-n{self.pulls}"
 
 
-_SHORT: dict[str, Any] = {"steps": 2_000_000, "plain_steps": 2_000_000, "rows": 512, "rate": 5e-3}
-_LONG: dict[str, Any] = {"steps": 5_000_000, "plain_steps": 50_000_000}
-_LONGEST: dict[str, Any] = {"plain_steps": 100_000_000, "entropy": 0.05, "bootstrap": 0.95}
+_SHORT: dict[str, Any] = {
+    "steps": 2_000_000, "rows": 512, "rate": 5e-3, "plain_steps": 2_000_000, "plain_rows": 512, "plain_minibatches": 4,
+}  # fmt: skip
+_LONG: dict[str, Any] = {
+    "steps": 5_000_000, "plain_steps": 20_000_000, "plain_rows": 1024, "plain_minibatches": 32,
+}  # fmt: skip
+_LONGEST: dict[str, Any] = {
+    "entropy": 0.05, "bootstrap": 0.95, "plain_steps": 20_000_000, "plain_rows": 256, "plain_minibatches": 32,
+}  # fmt: skip
 _K50: dict[str, Any] = _LONGEST | {"steps": 1_000_000, "minibatches": 16, "rate": 4e-3, "bootstrap": 0.9}
 _ALL = (
     Cell(arms=5, pulls=10, limit=6.6600, published=6.7, **_SHORT),
     Cell(arms=10, pulls=10, limit=6.7140, published=6.7, **_SHORT),
     Cell(arms=50, pulls=10, limit=6.7140, published=6.8, **_SHORT),
     Cell(arms=5, pulls=100, limit=78.650, published=78.7, **_LONG),
-    Cell(arms=10, pulls=100, limit=83.763, published=83.5, **_LONG),
+    Cell(arms=10, pulls=100, limit=83.763, published=83.5, **_LONG | {"plain_steps": 50_000_000}),
     Cell(arms=50, pulls=100, limit=85.547, published=84.9, **_LONG),
     Cell(arms=5, pulls=500, limit=408.59, published=401.6, steps=2_000_000, **_LONGEST),
     Cell(arms=10, pulls=500, limit=442.17, published=432.5, steps=1_200_000, minibatches=8, **_LONGEST),
@@ -74,6 +84,7 @@ CELLS: Mapping[str, Cell] = {cell.key: cell for cell in _ALL}
 
 COLUMNS: Mapping[str, frozenset[str]] = {
     "plain": frozenset(),
+    "plain, vf_coef 0.5": frozenset({"loud values"}),
     "privileged critic": frozenset({"privileged"}),
     "expected regret": frozenset({"expected", "regret"}),
     "exchangeable": frozenset({"exchangeable"}),
@@ -82,7 +93,9 @@ COLUMNS: Mapping[str, frozenset[str]] = {
     "exchangeable, expected regret": frozenset({"exchangeable", "expected", "regret"}),
     "counts, expected regret": frozenset({"counts", "expected", "regret"}),
 }
-"""Helps by the name of a column; the agent sees no more in any of them than RL² does."""
+"""Helps by the name of a column; the agent sees no more in any of them than RL² does.
+
+Loud values are no help: they show what the weight of their loss is worth."""
 
 
 def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
@@ -90,27 +103,46 @@ def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
     helps = COLUMNS[column]
     if "counts" in helps:
         return ExchangeableMDPPolicy, _counting(cell)
-    symmetric = "exchangeable" in helps
-    rate = cell.rate if symmetric else cell.rate / 3.0
-    settings: dict[str, Any] = {
-        "n_envs": cell.rows,
+    shared: dict[str, Any] = {
         "n_steps": cell.pulls,
-        "batch_size": cell.rows * cell.pulls // cell.minibatches,
         "n_epochs": 4,
-        "learning_rate": LinearSchedule(rate, rate / 10.0, 1.0),
-        # Undiscounted, as returns are measured, where less noise allows it.
-        "gamma": 1.0 if "regret" in helps else 0.99,
-        # Where what can be earned in a task is not taken off, returns vary too much for a larger one.
-        "gae_lambda": 0.7 if "regret" in helps else 0.3,
         "ent_coef": cell.entropy,
         "expected_rewards": "expected" in helps,
         "regret": "regret" in helps,
         "privileged_critic": "privileged" in helps,
-        "policy_kwargs": {"trial_steps": cell.pulls} if symmetric else {"rnn_hidden_size": 64},
     }
-    if cell.bootstrap is not None and {"exchangeable", "regret"} <= helps:
+    if "exchangeable" in helps:
+        return ExchangeableTrialPolicy, shared | _exchangeable(cell, helps)
+    return "MlpPolicy", shared | _plain(cell, helps)
+
+
+def _plain(cell: Cell, helps: Collection[str]) -> dict[str, Any]:
+    return {
+        "n_envs": cell.plain_rows,
+        "batch_size": cell.plain_rows * cell.pulls // cell.plain_minibatches,
+        "learning_rate": LinearSchedule(5e-3, 2.5e-4, 1.0),
+        "gamma": 1.0 if "regret" in helps else 0.99,
+        "gae_lambda": 0.7,
+        # Values read the memory that the policy reads: a loss of the size of squared returns would drown its gradient.
+        "vf_coef": 0.5 if "loud values" in helps else 0.5 / cell.pulls,
+        "policy_kwargs": {"rnn_hidden_size": 64},
+    }
+
+
+def _exchangeable(cell: Cell, helps: Collection[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "n_envs": cell.rows,
+        "batch_size": cell.rows * cell.pulls // cell.minibatches,
+        "learning_rate": LinearSchedule(cell.rate, cell.rate / 10.0, 1.0),
+        # Undiscounted, as returns are measured, where less noise allows it.
+        "gamma": 1.0 if "regret" in helps else 0.99,
+        # Where what can be earned in a task is not taken off, returns vary too much for a larger one.
+        "gae_lambda": 0.7 if "regret" in helps else 0.3,
+        "policy_kwargs": {"trial_steps": cell.pulls},
+    }
+    if cell.bootstrap is not None and "regret" in helps:
         settings |= _for_long_trials(cell.pulls, cell.bootstrap)
-    return (ExchangeableTrialPolicy if symmetric else "MlpPolicy"), settings
+    return settings
 
 
 def _for_long_trials(pulls: int, bootstrap: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch as th
 
@@ -14,10 +15,9 @@ from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
 
-TINY = Cell(arms=3, pulls=4, limit=2.6, published=2.6, steps=80, plain_steps=120, rows=10)
-
-
-LONG = Cell(arms=3, pulls=8, limit=5.2, published=5.2, steps=160, plain_steps=160, rows=10, bootstrap=0.9)
+PLAIN = {"plain_rows": 10, "plain_minibatches": 2}
+TINY = Cell(arms=3, pulls=4, limit=2.6, published=2.6, steps=80, plain_steps=120, rows=10, **PLAIN)
+LONG = Cell(arms=3, pulls=8, limit=5.2, published=5.2, steps=160, plain_steps=160, rows=10, bootstrap=0.9, **PLAIN)
 
 
 @pytest.fixture(autouse=True)
@@ -54,17 +54,25 @@ def test_a_run_is_trained_measured_and_kept(tmp_path):
     assert run(make_training(tmp_path))["steps"] == -1  # read, not run again
 
 
-def test_an_interrupted_training_goes_on_to_the_bit_and_its_time_adds_up(tmp_path, monkeypatch):
+# A rollout has 40 steps: one training is stopped within one, the other two after the last step of one.
+@pytest.mark.parametrize(
+    ("column", "stopped", "end"),
+    [("exchangeable, expected regret", 50, 80), ("exchangeable, expected regret", 40, 80), ("plain", 40, 120)],
+)
+def test_an_interrupted_training_goes_on_to_the_bit_and_its_time_adds_up(tmp_path, monkeypatch, column, stopped, end):
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    whole, part = make_training(tmp_path / "whole").trained(), make_training(tmp_path / "parts")
-    write = RL2Journal.write
+    whole, part = (make_training(tmp_path / name, column=column) for name in ("whole", "parts"))
+    whole = whole.trained()
+    write, step = RL2Journal.write, RL2Journal._on_step
 
     def stop(self):
         write(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(RL2Journal, "_on_step", lambda self: self.model.num_timesteps < 50 or stop(self))
+    monkeypatch.setattr(
+        RL2Journal, "_on_step", lambda self: step(self) and (self.model.num_timesteps < stopped or stop(self))
+    )
     with pytest.raises(KeyboardInterrupt):
         part.trained()
     monkeypatch.undo()
@@ -73,8 +81,22 @@ def test_an_interrupted_training_goes_on_to_the_bit_and_its_time_adds_up(tmp_pat
     for mine, own in zip(whole.policy.parameters(), agent.policy.parameters(), strict=True):
         assert th.equal(mine, own)
     lines = [json.loads(line) for line in part.path(".jsonl").read_text().splitlines()]
-    assert [line["steps"] for line in lines] == [50, 80]
+    assert [line["steps"] for line in lines] == [stopped, end]
     assert lines[0]["seconds"] < lines[1]["seconds"]
+
+
+def test_plain_agents_bootstrap_less_and_less(tmp_path):
+    seen = []
+
+    class Watching(RL2Journal):
+        def _on_rollout_end(self):
+            super()._on_rollout_end()
+            seen.append((self.model.rollout_buffer.gae_lambda, self.model.ent_coef))
+
+    one = make_training(tmp_path, column="plain")
+    agent = RL2(one.policy, one.env_id, seed=0, device="cpu", **one.keywords)
+    agent.learn(one.steps, callback=Watching(one))
+    np.testing.assert_allclose(seen, [(0.7 + 0.28 / 3, 0.02), (0.7 + 0.56 / 3, 0.01), (0.98, 0.0)], atol=1e-12)
 
 
 def test_other_settings_are_kept_in_other_files_and_other_measures_too(tmp_path):

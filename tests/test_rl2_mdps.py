@@ -12,7 +12,7 @@ from benchmarks.trainings import run
 from metagym.algos import RL2
 from metagym.nets import ExchangeableMDPPolicy
 
-TINY = Row(episodes=2, published="-", steps=160, plain_steps=160, rate=1e-3, vf_coef=0.1, rows=4)
+TINY = Row(episodes=2, published="-", steps=160, plain_steps=160, rate=1e-3, vf_coef=0.1, rows=4, plain_rows=4)
 
 
 @pytest.fixture(autouse=True)
