@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from benchmarks.rl2_runs import Training, measure, summary, trials
+from benchmarks.rl2_runs import PLAIN_LAST_LAMBDA, Training, measure, summary, trials
 from benchmarks.rl2_settings import CELLS, COLUMNS, Cell, keywords
 from benchmarks.stored import parser, store
 from benchmarks.trainings import WORK as ALL_WORK
@@ -45,8 +45,7 @@ def training(
     return Training(
         row=key, column=column, seed=seed, steps=int(scale * cell.steps_of(column)), env_id=ENV_ID, policy=policy,
         entropy=0.03 if "counts" in helps else cell.entropy,
-        # Early values know little of what a pull tells, and all that a trial pays is noisy: first much bootstrapping.
-        last_gae_lambda=None if helps & {"counts", "exchangeable"} else 0.98,
+        last_gae_lambda=None if helps & {"counts", "exchangeable"} else PLAIN_LAST_LAMBDA,
         keywords={"env_kwargs": {"num_arms": cell.arms}, "episodes_per_trial": cell.pulls, **settings},
         test=partial(_tested, cell), tasks=tasks, work=work,
     )  # fmt: skip

@@ -8,7 +8,7 @@ and results of finished runs are kept in ``runs/rl2_mdps`` (``--work``): an inte
 Settings were chosen on other seeds than those reported.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import Training, measure, summary, trials
+from benchmarks.rl2_runs import PLAIN_LAST_LAMBDA, Training, measure, plain_settings, summary, trials
 from benchmarks.stored import parser, store
 from benchmarks.trainings import add_options, by_agent, minutes, trainings_of
 from metagym import TaskDistribution, make_family
@@ -86,26 +86,14 @@ COLUMNS: Mapping[str, frozenset[str]] = {
 def keywords(row: Row, column: str) -> dict[str, Any]:
     """The keywords of `RL2`."""
     trial = row.episodes * STEPS
-    shared = {"episodes_per_trial": row.episodes, "n_steps": trial, "n_epochs": 4}
     helps = COLUMNS[column]
-    return shared | (_exchangeable(row, helps, trial) if "exchangeable" in helps else _plain(row, trial))
-
-
-def _plain(row: Row, trial: int) -> dict[str, Any]:
+    if "exchangeable" not in helps:
+        settings = plain_settings(trial, rows=row.plain_rows, minibatches=32, units=128, vf_coef=0.1 / trial)
+        return settings | {"episodes_per_trial": row.episodes}
     return {
-        "n_envs": row.plain_rows,
-        "batch_size": row.plain_rows * trial // 32,
-        "learning_rate": LinearSchedule(5e-3, 2.5e-4, 1.0),
-        "gamma": 0.99,
-        "gae_lambda": 0.7,
-        # Values read the memory that the policy reads: a loss of the size of squared returns would drown its gradient.
-        "vf_coef": 0.1 / trial,
-        "policy_kwargs": {"rnn_hidden_size": 128},
-    }
-
-
-def _exchangeable(row: Row, helps: Collection[str], trial: int) -> dict[str, Any]:
-    return {
+        "episodes_per_trial": row.episodes,
+        "n_steps": trial,
+        "n_epochs": 4,
         "n_envs": row.rows,
         "batch_size": row.rows * trial // 4,
         "vf_coef": row.vf_coef,
@@ -131,7 +119,7 @@ def training(name: str, column: str, seed: int, *, tasks: int, work: Path) -> Tr
         policy=ExchangeableMDPPolicy if symmetric else "MlpPolicy",
         keywords=keywords(row, column),
         entropy=0.02,
-        last_gae_lambda=None if symmetric else 0.98,
+        last_gae_lambda=None if symmetric else PLAIN_LAST_LAMBDA,
         test=partial(tested, episodes=row.episodes),
         tasks=tasks,
         work=work,

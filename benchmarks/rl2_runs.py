@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.utils import LinearSchedule
 from typing_extensions import override
 
 from benchmarks import trainings
@@ -15,7 +16,12 @@ from benchmarks.trainings import Journal, measure_all
 from metagym.algos import RL2
 from metagym.wrappers import RL2Context, Trial
 
-__all__ = ["RL2Journal", "Training", "measure", "summary", "trials"]
+__all__ = ["PLAIN_LAST_LAMBDA", "RL2Journal", "Training", "measure", "plain_settings", "summary", "trials"]
+
+PLAIN_LAST_LAMBDA = 0.98
+"""Lambda at the end of the training of a plain GRU.
+
+It begins lower: all that a trial pays is noisy, and no value can yet tell what an action is worth that only informs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +127,33 @@ def trials(
         **env_kwargs,
     )
     return RL2Context(Trial(vector, episodes_per_trial=episodes))
+
+
+def plain_settings(
+    trial_steps: int, *, rows: int, minibatches: int, units: int, vf_coef: float, gamma: float = 0.99
+) -> dict[str, Any]:
+    """How a plain GRU learns trials in which exploring pays: many of them in a rollout, and small minibatches.
+
+    Args:
+        trial_steps: of a trial.
+        rows: trials of a rollout, all at the same time.
+        minibatches: of a rollout.
+        units: of the memory.
+        vf_coef: weight of the loss of values. They read the memory that the policy reads, and a loss of the size of
+            squared returns drowns its gradient.
+        gamma: discount.
+    """
+    return {
+        "n_envs": rows,
+        "n_steps": trial_steps,
+        "batch_size": rows * trial_steps // minibatches,
+        "n_epochs": 4,
+        "learning_rate": LinearSchedule(5e-3, 2.5e-4, 1.0),
+        "gamma": gamma,
+        "gae_lambda": 0.7,
+        "vf_coef": vf_coef,
+        "policy_kwargs": {"rnn_hidden_size": units},
+    }
 
 
 def measure(trainings: Sequence[Training], given: Namespace, score: str = "score") -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from stable_baselines3.common.utils import LinearSchedule
 
+from benchmarks.rl2_runs import plain_settings
 from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
 
 __all__ = ["CELLS", "COLUMNS", "Cell", "keywords"]
@@ -63,10 +64,10 @@ _SHORT: dict[str, Any] = {
     "steps": 2_000_000, "rows": 512, "rate": 5e-3, "plain_steps": 2_000_000, "plain_rows": 512, "plain_minibatches": 4,
 }  # fmt: skip
 _LONG: dict[str, Any] = {
-    "steps": 5_000_000, "plain_steps": 20_000_000, "plain_rows": 1024, "plain_minibatches": 32,
+    "steps": 5_000_000, "plain_steps": 10_000_000, "plain_rows": 1024, "plain_minibatches": 32,
 }  # fmt: skip
 _LONGEST: dict[str, Any] = {
-    "entropy": 0.05, "bootstrap": 0.95, "plain_steps": 20_000_000, "plain_rows": 256, "plain_minibatches": 32,
+    "entropy": 0.05, "bootstrap": 0.95, "plain_steps": 12_000_000, "plain_rows": 256, "plain_minibatches": 32,
 }  # fmt: skip
 _K50: dict[str, Any] = _LONGEST | {"steps": 1_000_000, "minibatches": 16, "rate": 4e-3, "bootstrap": 0.9}
 _ALL = (
@@ -74,7 +75,7 @@ _ALL = (
     Cell(arms=10, pulls=10, limit=6.7140, published=6.7, **_SHORT),
     Cell(arms=50, pulls=10, limit=6.7140, published=6.8, **_SHORT),
     Cell(arms=5, pulls=100, limit=78.650, published=78.7, **_LONG),
-    Cell(arms=10, pulls=100, limit=83.763, published=83.5, **_LONG | {"plain_steps": 50_000_000}),
+    Cell(arms=10, pulls=100, limit=83.763, published=83.5, **_LONG | {"plain_steps": 20_000_000}),
     Cell(arms=50, pulls=100, limit=85.547, published=84.9, **_LONG),
     Cell(arms=5, pulls=500, limit=408.59, published=401.6, steps=2_000_000, **_LONGEST),
     Cell(arms=10, pulls=500, limit=442.17, published=432.5, steps=1_200_000, minibatches=8, **_LONGEST),
@@ -117,16 +118,14 @@ def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _plain(cell: Cell, helps: Collection[str]) -> dict[str, Any]:
-    return {
-        "n_envs": cell.plain_rows,
-        "batch_size": cell.plain_rows * cell.pulls // cell.plain_minibatches,
-        "learning_rate": LinearSchedule(5e-3, 2.5e-4, 1.0),
-        "gamma": 1.0 if "regret" in helps else 0.99,
-        "gae_lambda": 0.7,
-        # Values read the memory that the policy reads: a loss of the size of squared returns would drown its gradient.
-        "vf_coef": 0.5 if "loud values" in helps else 0.5 / cell.pulls,
-        "policy_kwargs": {"rnn_hidden_size": 64},
-    }
+    return plain_settings(
+        cell.pulls,
+        rows=cell.plain_rows,
+        minibatches=cell.plain_minibatches,
+        units=64,
+        vf_coef=0.5 if "loud values" in helps else 0.5 / cell.pulls,
+        gamma=1.0 if "regret" in helps else 0.99,
+    )
 
 
 def _exchangeable(cell: Cell, helps: Collection[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import Training, measure, summary, trials
+from benchmarks.rl2_runs import PLAIN_LAST_LAMBDA, Training, measure, plain_settings, summary, trials
 from benchmarks.stored import parser, store
 from benchmarks.trainings import add_options, by_agent, minutes, trainings_of
 from metagym.algos import RL2
@@ -88,10 +88,11 @@ def keywords(row: str, column: str) -> tuple[Any, dict[str, Any]]:
     if column == COUNTS:
         return ExchangeableMDPPolicy, _counting(row)
     if (row, column) == ("independent", "plain"):
-        return "MlpPolicy", _plain(row)
+        settings = plain_settings(PULLS, rows=128, minibatches=16, units=48, vf_coef=5e-3)
+        return "MlpPolicy", settings | {"env_kwargs": ROWS[row].env_kwargs, "episodes_per_trial": PULLS}
     helped = column != "plain"
     rate = 1e-2 if helped else 3e-3
-    settings: dict[str, Any] = {
+    settings = {
         "env_kwargs": ROWS[row].env_kwargs,
         "episodes_per_trial": PULLS,
         "n_envs": 64,
@@ -111,24 +112,6 @@ def keywords(row: str, column: str) -> tuple[Any, dict[str, Any]]:
         # nothing, and is less noisy.
         settings |= {"gamma": 0.5, "gae_lambda": 1.0}
     return (ExchangeableTrialPolicy if helped else "MlpPolicy"), settings
-
-
-def _plain(row: str) -> dict[str, Any]:
-    """Settings of a plain GRU where a pull pays by what it tells."""
-    return {
-        "env_kwargs": ROWS[row].env_kwargs,
-        "episodes_per_trial": PULLS,
-        "n_envs": 128,
-        "n_steps": PULLS,
-        "batch_size": 8 * PULLS,
-        "n_epochs": 4,
-        "learning_rate": LinearSchedule(5e-3, 2.5e-4, 1.0),
-        "gamma": 0.99,
-        "gae_lambda": 0.7,
-        # Values read the memory that the policy reads: a loss of the size of squared returns would drown its gradient.
-        "vf_coef": 5e-3,
-        "policy_kwargs": {"rnn_hidden_size": 48},
-    }
 
 
 def _counting(row: str) -> dict[str, Any]:
@@ -164,7 +147,7 @@ def training(row: str, column: str, seed: int, *, tasks: int, work: Path, steps:
         policy=policy,
         keywords=settings,
         entropy=0.03 if helped or row == "independent" else 0.01,
-        last_gae_lambda=0.98 if (row, column) == ("independent", "plain") else None,
+        last_gae_lambda=PLAIN_LAST_LAMBDA if (row, column) == ("independent", "plain") else None,
         test=partial(tested, row=row),
         tasks=tasks,
         work=work,
