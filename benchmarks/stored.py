@@ -1,6 +1,7 @@
 """How a benchmark ends: its result is stored for the docs, and printed as they show it."""
 
 import json
+import re
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,5 +22,12 @@ def parser(description: str | None, name: str) -> ArgumentParser:
 def store(result: dict[str, Any], out: Path, render: Callable[[dict[str, Any]], str]) -> None:
     """Write the result as JSON, and print its tables."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
+    out.write_text(_to_json(result))
     print(render(result))
+
+
+def _to_json(result: dict[str, Any]) -> str:
+    """Indented, but for lists of plain values, which take one line."""
+    lists = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")
+    text = lists.sub(lambda found: "[" + re.sub(r"\n\s*", " ", found[1]) + "]", json.dumps(result, indent=2))
+    return text + "\n"
