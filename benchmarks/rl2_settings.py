@@ -85,7 +85,7 @@ CELLS: Mapping[str, Cell] = {cell.key: cell for cell in _ALL}
 
 COLUMNS: Mapping[str, frozenset[str]] = {
     "plain": frozenset(),
-    "plain, vf_coef 0.5": frozenset({"loud values"}),
+    "plain, vf_coef 0.5": frozenset({"vf_coef 0.5"}),
     "privileged critic": frozenset({"privileged"}),
     "expected regret": frozenset({"expected", "regret"}),
     "exchangeable": frozenset({"exchangeable"}),
@@ -96,7 +96,7 @@ COLUMNS: Mapping[str, frozenset[str]] = {
 }
 """Helps by the name of a column; the agent sees no more in any of them than RL² does.
 
-Loud values are no help: they show what the weight of their loss is worth."""
+``vf_coef`` 0.5 is no help: it shows what the weight of the loss of values is worth."""
 
 
 def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
@@ -123,7 +123,7 @@ def _plain(cell: Cell, helps: Collection[str]) -> dict[str, Any]:
         rows=cell.plain_rows,
         minibatches=cell.plain_minibatches,
         units=64,
-        vf_coef=0.5 if "loud values" in helps else 0.5 / cell.pulls,
+        vf_coef=0.5 if "vf_coef 0.5" in helps else 0.5 / cell.pulls,
         gamma=1.0 if "regret" in helps else 0.99,
     )
 
