@@ -50,6 +50,7 @@ class Training(trainings.Training):
     def settings(self) -> list[Any]:
         policy = self.policy if isinstance(self.policy, str) else self.policy.__name__
         told = [self.env_id, policy, sorted(self.keywords.items()), self.entropy, self.steps, self.tasks]
+        # Only where it is set, so that finished trainings without it keep the names of their files.
         return told if self.last_gae_lambda is None else [*told, self.last_gae_lambda]
 
     @override
@@ -71,7 +72,7 @@ class Training(trainings.Training):
 
 
 class RL2Journal(Journal):
-    """Also lets the entropy bonus fall to zero, and lambda rise, linearly, where the training says so."""
+    """Also lets the entropy bonus fall to zero, and lambda go to its last value, linearly, where training says so."""
 
     def __init__(self, training: Training, *, seconds_between: float = 20.0) -> None:
         super().__init__(training, seconds_between=seconds_between)

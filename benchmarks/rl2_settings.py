@@ -105,8 +105,6 @@ def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
     if "counts" in helps:
         return ExchangeableMDPPolicy, _counting(cell)
     shared: dict[str, Any] = {
-        "n_steps": cell.pulls,
-        "n_epochs": 4,
         "ent_coef": cell.entropy,
         "expected_rewards": "expected" in helps,
         "regret": "regret" in helps,
@@ -131,7 +129,9 @@ def _plain(cell: Cell, helps: Collection[str]) -> dict[str, Any]:
 def _exchangeable(cell: Cell, helps: Collection[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "n_envs": cell.rows,
+        "n_steps": cell.pulls,
         "batch_size": cell.rows * cell.pulls // cell.minibatches,
+        "n_epochs": 4,
         "learning_rate": LinearSchedule(cell.rate, cell.rate / 10.0, 1.0),
         # Undiscounted, as returns are measured, where less noise allows it.
         "gamma": 1.0 if "regret" in helps else 0.99,

@@ -87,7 +87,7 @@ def keywords(row: str, column: str) -> tuple[Any, dict[str, Any]]:
     """The policy and the settings of `RL2`."""
     if column == COUNTS:
         return ExchangeableMDPPolicy, _counting(row)
-    if (row, column) == ("independent", "plain"):
+    if _explores_plainly(row, column):
         settings = plain_settings(PULLS, rows=128, minibatches=16, units=48, vf_coef=5e-3)
         return "MlpPolicy", settings | {"env_kwargs": ROWS[row].env_kwargs, "episodes_per_trial": PULLS}
     helped = column != "plain"
@@ -112,6 +112,11 @@ def keywords(row: str, column: str) -> tuple[Any, dict[str, Any]]:
         # nothing, and is less noisy.
         settings |= {"gamma": 0.5, "gae_lambda": 1.0}
     return (ExchangeableTrialPolicy if helped else "MlpPolicy"), settings
+
+
+def _explores_plainly(row: str, column: str) -> bool:
+    """Whether a plain GRU has to learn that a pull pays by what it tells; it then takes `plain_settings`."""
+    return (row, column) == ("independent", "plain")
 
 
 def _counting(row: str) -> dict[str, Any]:
@@ -147,7 +152,7 @@ def training(row: str, column: str, seed: int, *, tasks: int, work: Path, steps:
         policy=policy,
         keywords=settings,
         entropy=0.03 if helped or row == "independent" else 0.01,
-        last_gae_lambda=PLAIN_LAST_LAMBDA if (row, column) == ("independent", "plain") else None,
+        last_gae_lambda=PLAIN_LAST_LAMBDA if _explores_plainly(row, column) else None,
         test=partial(tested, row=row),
         tasks=tasks,
         work=work,

@@ -40,6 +40,8 @@ def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column):
     assert agent.expected_rewards == ("expected" in column)
     assert agent.regret == ("regret" in column)
     assert bool(agent.policy.critic_task_size) == ("privileged" in column)
+    if not {"exchangeable", "counts"} & COLUMNS[column]:
+        assert agent.vf_coef == (0.5 if column == "plain, vf_coef 0.5" else 0.5 / TINY.pulls)
 
 
 def test_a_run_is_trained_measured_and_kept(tmp_path):

@@ -35,6 +35,8 @@ def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column, t
     assert isinstance(agent.policy, ExchangeableMDPPolicy) == ("exchangeable" in column)
     assert agent.expected_rewards == ("expected" in column)
     assert agent.regret == ("regret" in column)
+    assert (one.last_gae_lambda is None) == ("exchangeable" in column)
+    assert (agent.vf_coef == 0.1 / 20) == (column == "plain")
 
 
 def test_a_run_is_trained_measured_kept_and_shown(tmp_path):

@@ -87,6 +87,15 @@ def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column):
     assert not agent.policy.critic_task_size
 
 
+@pytest.mark.parametrize("row", ROWS)
+def test_a_plain_agent_learns_to_explore_where_arms_are_independent_only(tmp_path, row):
+    one = training(row, "plain", 0, tasks=20, work=tmp_path)
+    agent = RL2(one.policy, one.env_id, device="cpu", **one.keywords)
+    explores = row == "independent"
+    assert (agent.gamma, agent.vf_coef) == ((0.99, 5e-3) if explores else (0.5, 0.5))
+    assert (one.last_gae_lambda is not None) == explores
+
+
 @pytest.mark.parametrize("column", COLUMNS[1:])
 def test_a_run_is_trained_and_measured(tmp_path, monkeypatch, column):
     monkeypatch.setattr(rl2_two_arms, "PULLS", 10)
