@@ -1,8 +1,11 @@
-"""RL² on VariBAD's grid navigation, trials of four episodes: how many seeds end up exactly Bayes-optimal?
+r"""RL² on VariBAD's grid navigation, trials of four episodes: how many seeds end up exactly Bayes-optimal?
 
-    # prints the table, writes docs/results/rl2_grid_navi.json
-    python -m benchmarks.rl2_grid_navi --columns "privileged critic" --first-seed 5 --seeds 20
-    python -m benchmarks.rl2_grid_navi --columns plain --seeds 1
+    # prints a table, writes docs/results/rl2_grid_navi.json
+    python -m benchmarks.rl2_grid_navi --columns "privileged critic" --first-seed 25 --seeds 20
+    python -m benchmarks.rl2_grid_navi --columns "privileged critic, episodes alike" --first-seed 5 --seeds 20
+    # both in one table, of what is finished
+    python -m benchmarks.rl2_grid_navi --columns "privileged critic" "privileged critic, episodes alike" \
+        --first-seed 5 --seeds 40 --finished
 
 All seeds count, and the final weights are what is measured: the return of one trial on every one of the 21 goals, with
 the most probable actions. The task is deterministic, so that is exact. Checkpoints, journals and results of finished
@@ -30,14 +33,21 @@ EPISODES, LENGTH = 4, 15
 STEPS = 5_000_000
 ENTROPY = 0.2
 """Coefficient of the bonus at the start: what the search settles on early is seldom the best one."""
+LATER_ENTROPY = 0.3
+"""Weight of that bonus in the episodes after the first: they shall show early what each way to search is worth."""
 LIMIT = 521.0 / 14.0
 """Return of a trial of the Bayes-optimal agent, averaged over the goals: 4 + 3 * 155 / 14 = 37.2143."""
 EXACT = 1e-6
 """Returns closer than this are the same; the smallest difference between two walks is 1.1 / 21 in the mean."""
 GOALS = tuple(x * 5 + y for x in range(5) for y in range(5) if x > 1 or y > 1)
 """Cells where the goal may be: all but the four of the corner where episodes start."""
-COLUMNS: Mapping[str, Mapping[str, Any]] = {"privileged critic": {"privileged_critic": True}, "plain": {}}
-"""Agents by their helps, and the keywords of `RL2` that give them."""
+_PRIVILEGED, _LATER = {"privileged_critic": True}, {"later_entropy": LATER_ENTROPY}
+COLUMNS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    "privileged critic": (_PRIVILEGED, _LATER),
+    "privileged critic, episodes alike": (_PRIVILEGED, {}),
+    "plain": ({}, _LATER),
+}
+"""Keywords of `RL2`, and of its policy, by the name of an agent; "episodes alike" is no help less."""
 
 CAPTION = (
     "Return of a trial of four episodes of 15 steps, exact mean over all 21 goals, which are trained on too, as in the "
@@ -45,7 +55,8 @@ CAPTION = (
     "all seeds ± 95 % CI. A seed is optimal if its mean is that of the Bayes-optimal agent, 37.2143 (4.0000 + 3 x "
     "11.0714), to a millionth. Published: of 20 seeds each, after 20M steps, RL² was optimal on none and VariBAD on "
     "four (VariBAD, as told by others; the paper has curves). plain: a GRU for the policy and one for the value "
-    "function, no help. privileged critic: the value function is told the goal, in training. Minutes of processor "
+    "function, no help. privileged critic: the value function is told the goal, in training. In both the bonus on "
+    "entropy counts less in episodes after the first; episodes alike: it counts the same in all. Minutes of processor "
     "time, of one training."
 )
 
@@ -53,6 +64,7 @@ CAPTION = (
 def keywords(column: str) -> dict[str, Any]:
     """The settings of `RL2`."""
     rows, steps = 256, EPISODES * LENGTH
+    own, of_policy = COLUMNS[column]
     return {
         "split": None,
         "episodes_per_trial": EPISODES,
@@ -69,9 +81,10 @@ def keywords(column: str) -> dict[str, Any]:
         "policy_kwargs": {
             "rnn_hidden_size": 64,
             "share_features_extractor": False,
+            **of_policy,
             "net_arch": {"pi": [], "vf": [64]},
         },
-        **COLUMNS[column],
+        **own,
     }
 
 

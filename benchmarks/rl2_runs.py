@@ -16,10 +16,19 @@ from benchmarks.trainings import Journal, measure_all
 from metagym.algos import RL2
 from metagym.wrappers import RL2Context, Trial
 
-__all__ = ["PLAIN_LAST_LAMBDA", "RL2Journal", "Training", "measure", "plain_settings", "summary", "trials"]
+__all__ = [
+    "PLAIN_FIRST_LAMBDA",
+    "PLAIN_LAST_LAMBDA",
+    "RL2Journal",
+    "Training",
+    "measure",
+    "plain_settings",
+    "summary",
+    "trials",
+]
 
-PLAIN_LAST_LAMBDA = 0.98
-"""Lambda at the end of the training of a plain GRU.
+PLAIN_FIRST_LAMBDA, PLAIN_LAST_LAMBDA = 0.7, 0.98
+"""Lambda at the start and at the end of the training of a plain GRU.
 
 It begins lower: all that a trial pays is noisy, and no value can yet tell what an action is worth that only informs."""
 
@@ -131,7 +140,14 @@ def trials(
 
 
 def plain_settings(
-    trial_steps: int, *, rows: int, minibatches: int, units: int, vf_coef: float, gamma: float = 0.99
+    trial_steps: int,
+    *,
+    rows: int,
+    minibatches: int,
+    units: int,
+    vf_coef: float,
+    gamma: float = 0.99,
+    gae_lambda: float = PLAIN_FIRST_LAMBDA,
 ) -> dict[str, Any]:
     """How a plain GRU learns trials in which exploring pays: many of them in a rollout, and small minibatches.
 
@@ -143,6 +159,7 @@ def plain_settings(
         vf_coef: weight of the loss of values. They read the memory that the policy reads, and a loss of the size of
             squared returns drowns its gradient.
         gamma: discount.
+        gae_lambda: lambda at the start.
     """
     return {
         "n_envs": rows,
@@ -151,7 +168,7 @@ def plain_settings(
         "n_epochs": 4,
         "learning_rate": LinearSchedule(5e-3, 2.5e-4, 1.0),
         "gamma": gamma,
-        "gae_lambda": 0.7,
+        "gae_lambda": gae_lambda,
         "vf_coef": vf_coef,
         "policy_kwargs": {"rnn_hidden_size": units},
     }

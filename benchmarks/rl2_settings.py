@@ -6,7 +6,7 @@ from typing import Any
 
 from stable_baselines3.common.utils import LinearSchedule
 
-from benchmarks.rl2_runs import plain_settings
+from benchmarks.rl2_runs import PLAIN_FIRST_LAMBDA, plain_settings
 from metagym.nets import ExchangeableMDPPolicy, ExchangeableTrialPolicy
 
 __all__ = ["CELLS", "COLUMNS", "Cell", "keywords"]
@@ -26,6 +26,7 @@ class Cell:
         plain_steps: with a GRU that reads all arms.
         plain_rows: trials of its rollouts, all at the same time.
         plain_minibatches: of its rollouts.
+        plain_lambda: lambda at the start of its training.
         rows: trials of a rollout with the exchangeable policy.
         rate: learning rate at the start; it falls to a tenth linearly.
         entropy: coefficient of the entropy bonus at the start; it falls to zero linearly.
@@ -42,6 +43,7 @@ class Cell:
     plain_steps: int
     plain_rows: int
     plain_minibatches: int
+    plain_lambda: float = PLAIN_FIRST_LAMBDA
     counting_steps: int = 4_000_000
     rows: int = 64
     rate: float = 3e-3
@@ -60,6 +62,8 @@ class Cell:
         return f"bandit-k{self.arms}-n{self.pulls}"
 
 
+# Each of many arms is seldom taken: what a pull pays at once must be learnt before what it is worth later on.
+_PLAIN_K50: dict[str, Any] = {"plain_lambda": 0.0}
 _SHORT: dict[str, Any] = {
     "steps": 2_000_000, "rows": 512, "rate": 5e-3, "plain_steps": 2_000_000, "plain_rows": 512, "plain_minibatches": 4,
 }  # fmt: skip
@@ -69,14 +73,14 @@ _LONG: dict[str, Any] = {
 _LONGEST: dict[str, Any] = {
     "entropy": 0.05, "bootstrap": 0.95, "plain_steps": 12_000_000, "plain_rows": 256, "plain_minibatches": 32,
 }  # fmt: skip
-_K50: dict[str, Any] = _LONGEST | {"steps": 1_000_000, "minibatches": 16, "rate": 4e-3, "bootstrap": 0.9}
+_K50: dict[str, Any] = _LONGEST | _PLAIN_K50 | {"steps": 1_000_000, "minibatches": 16, "rate": 4e-3, "bootstrap": 0.9}
 _ALL = (
     Cell(arms=5, pulls=10, limit=6.6600, published=6.7, **_SHORT),
     Cell(arms=10, pulls=10, limit=6.7140, published=6.7, **_SHORT),
-    Cell(arms=50, pulls=10, limit=6.7140, published=6.8, **_SHORT),
+    Cell(arms=50, pulls=10, limit=6.7140, published=6.8, **_SHORT | _PLAIN_K50),
     Cell(arms=5, pulls=100, limit=78.650, published=78.7, **_LONG),
     Cell(arms=10, pulls=100, limit=83.763, published=83.5, **_LONG | {"plain_steps": 20_000_000}),
-    Cell(arms=50, pulls=100, limit=85.547, published=84.9, **_LONG),
+    Cell(arms=50, pulls=100, limit=85.547, published=84.9, **_LONG | _PLAIN_K50 | {"plain_steps": 20_000_000}),
     Cell(arms=5, pulls=500, limit=408.59, published=401.6, steps=2_000_000, **_LONGEST),
     Cell(arms=10, pulls=500, limit=442.17, published=432.5, steps=1_200_000, minibatches=8, **_LONGEST),
     Cell(arms=50, pulls=500, limit=464.86, published=438.9, **_K50),
@@ -93,6 +97,7 @@ COLUMNS: Mapping[str, frozenset[str]] = {
     "exchangeable, regret": frozenset({"exchangeable", "regret"}),
     "exchangeable, expected regret": frozenset({"exchangeable", "expected", "regret"}),
     "counts, expected regret": frozenset({"counts", "expected", "regret"}),
+    "counts, expected regret, privileged critic": frozenset({"counts", "expected", "regret", "privileged"}),
 }
 """Helps by the name of a column; the agent sees no more in any of them than RL² does.
 
@@ -103,7 +108,7 @@ def keywords(cell: Cell, column: str) -> tuple[Any, dict[str, Any]]:
     """The policy, and the keywords of `RL2`."""
     helps = COLUMNS[column]
     if "counts" in helps:
-        return ExchangeableMDPPolicy, _counting(cell)
+        return ExchangeableMDPPolicy, _counting_told(cell) if "privileged" in helps else _counting(cell)
     shared: dict[str, Any] = {
         "ent_coef": cell.entropy,
         "expected_rewards": "expected" in helps,
@@ -121,6 +126,7 @@ def _plain(cell: Cell, helps: Collection[str]) -> dict[str, Any]:
         rows=cell.plain_rows,
         minibatches=cell.plain_minibatches,
         units=64,
+        gae_lambda=cell.plain_lambda,
         vf_coef=0.5 if "vf_coef 0.5" in helps else 0.5 / cell.pulls,
         gamma=1.0 if "regret" in helps else 0.99,
     )
@@ -166,4 +172,16 @@ def _counting(cell: Cell) -> dict[str, Any]:
         "vf_coef": 50.0 / cell.pulls**2,
         "ent_coef": cell.entropy,
         "policy_kwargs": {"trial_steps": cell.pulls, "episode_steps": 1, "n_backups": 1, "pooled_values": True},
+    }
+
+
+def _counting_told(cell: Cell) -> dict[str, Any]:
+    """As `_counting`, with a wider network, and values so exact that they can say early what a pull is worth."""
+    settings = _counting(cell)
+    return settings | {
+        "privileged_critic": True,
+        "batch_size": cell.rows * cell.pulls // 8,
+        "learning_rate": LinearSchedule(3e-3, 6e-5, 1.0),
+        "gae_lambda": 0.97,
+        "policy_kwargs": settings["policy_kwargs"] | {"pair_size": 48, "head_size": 64},
     }

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from metagym.errors import ConfigError
 from metagym.nets import PackedTrials, TrialActorCriticPolicy, TrialRNN, gru_sequence
 from metagym.nets.compiled_sequence import compiled_recurrence
+from tests.nets.packing import pack
 
 WIDTH = 5
 LENGTHS = [7, 7, 4, 1]
@@ -36,13 +37,6 @@ def make_policy(action_space=None, **kwargs):
 def trials_of(lengths):
     generator = th.Generator().manual_seed(1)
     return [th.randn(length, WIDTH, generator=generator) for length in lengths]
-
-
-def pack(trials):
-    """Trials in order of decreasing length, time-major."""
-    longest = len(trials[0])
-    steps = [th.stack([trial[t] for trial in trials if t < len(trial)]) for t in range(longest)]
-    return PackedTrials(th.cat(steps), tuple(len(step) for step in steps))
 
 
 def step_by_step(policy, trial, actions):

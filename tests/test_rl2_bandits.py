@@ -143,6 +143,11 @@ def test_long_trials_are_learnt_with_memories_that_last_and_values_by_the_step(t
     assert plain.keywords["policy_kwargs"] == {"trial_steps": 8}
 
 
+@pytest.mark.parametrize(("key", "expected"), [("bandit-k50-n100", 0.0), ("bandit-k10-n100", 0.7)])
+def test_plain_agents_of_many_arms_learn_first_what_pays_at_once(key, expected):
+    assert keywords(CELLS[key], "plain")[1]["gae_lambda"] == expected
+
+
 def test_an_agent_that_counts_is_trained_and_measured(tmp_path):
     one = make_training(tmp_path, column="counts, expected regret", scale=1e-5)
     result = run(one)

@@ -83,6 +83,7 @@ def test_every_column_is_an_agent_that_has_the_helps_it_is_named_after(column):
     assert not agent.expected_rewards
     assert not agent.regret
     assert bool(agent.policy.critic_task_size) == ("privileged" in column)
+    assert agent.policy.later_entropy == (1.0 if "alike" in column else 0.3)
 
 
 def test_a_run_is_trained_on_all_goals_and_measured(tmp_path):

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch as th
 from typing_extensions import override
 
-from metagym.nets.recurrent import PackedTrials
+from metagym.nets.recurrent import PackedTrials, places_of
 
 __all__ = ["cut_trials", "evaluate_in_chunks"]
 
@@ -67,8 +67,7 @@ def evaluate_in_chunks(
     if len(groups) == 1:
         return evaluate(trials, actions)
     sizes = th.tensor(trials.batch_sizes)
-    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    trial = th.arange(len(starts)) - starts
+    _, trial = places_of(trials.batch_sizes)
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     places, parts = [], []
     for first, last in groups:

@@ -22,8 +22,8 @@ from torch.distributions import Categorical
 from typing_extensions import override
 
 from metagym.errors import ConfigError
-from metagym.nets.policy import TrialActorCriticPolicy
-from metagym.nets.recurrent import PackedTrials, RNNState, TrialRNN
+from metagym.nets.policy import TrialActorCriticPolicy, by_arm
+from metagym.nets.recurrent import PackedTrials, RNNState, TrialRNN, places_of
 from metagym.nets.visits import DenseArms, VisitedArms, visits_of
 
 __all__ = ["ExchangeableTrialPolicy"]
@@ -181,8 +181,7 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
     @override
     def _outputs(self, trials: PackedTrials, memories: tuple[TrialRNN, ...]) -> list[Any]:
         sizes = trials.batch_sizes
-        lengths = th.tensor(sizes, device=trials.data.device)
-        passed = th.arange(len(sizes), device=lengths.device).repeat_interleave(lengths)
+        passed, _ = places_of(sizes, trials.data.device)
         taken, shared = self._split(trials.data, passed.float())
         if self.remember == "all":
             inputs = PackedTrials(self._all_inputs(taken, shared), tuple(size * self.n_arms for size in sizes))
@@ -251,21 +250,18 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
     @override
     def _values(self, outputs: list[Any], tasks: th.Tensor | None) -> th.Tensor:
         arms = outputs[-1]
-        pooled = arms.pooled(self.critic_pool, self._told(len(arms.shared), tasks))
+        pooled = arms.pooled(self.critic_pool, self._told_of_arms(arms.shared, tasks))
         values: th.Tensor = self.value_net(th.cat([arms.shared, pooled], dim=1))
         if self.value_per_step:
             values = values * arms.shared[:, -2:-1]
         return values if self.value_scale == 1.0 else self.value_scale * values
 
-    def _told(self, n_rows: int, tasks: th.Tensor | None) -> th.Tensor | None:
+    def _told_of_arms(self, shared: th.Tensor, tasks: th.Tensor | None) -> th.Tensor | None:
         """What a privileged critic is told of each arm, (n, K, P'); zeros where nobody tells."""
         if not self.critic_task_size:
             return None
-        if tasks is None:
-            tasks = th.zeros(n_rows, self.critic_task_size, device=self.device)
-        if self._told_by_arm:
-            return tasks.view(n_rows, -1, self.n_arms).transpose(1, 2)
-        return tasks.unsqueeze(1).expand(-1, self.n_arms, -1)
+        told = self._told(shared, tasks)
+        return by_arm(told, self.n_arms) if self._told_by_arm else told.unsqueeze(1).expand(-1, self.n_arms, -1)
 
     @override
     def _get_constructor_parameters(self) -> dict[str, Any]:

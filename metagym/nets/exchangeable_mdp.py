@@ -9,6 +9,11 @@
     logit_a      = network(Q, e, x of (s, a), means over all states, time)
     value        = steps left * network(means over all states, max_a Q(s, a), time)
 
+A privileged critic of a bandit, told the numbers p_a of each arm, reads all arms twice:
+
+    z_a          = what rates action a, p_a, p_a - max_b p_b;  f_a = network(z_a)
+    value        = steps left * mean_a network(z_a, mean_b f_b, max_b f_b)
+
 e, V and Q have C channels, each planned for by itself. Counts are the memory, and for Markov processes they lose
 nothing. What is learnt is e, which stands for rewards and for what is worth finding out, and how channels are weighed:
 PSRL, UCRL2 and BEB are such planners too, with an e that somebody thought of.
@@ -26,7 +31,7 @@ from torch.distributions import Categorical
 from typing_extensions import override
 
 from metagym.errors import ConfigError
-from metagym.nets.policy import TrialActorCriticPolicy
+from metagym.nets.policy import TrialActorCriticPolicy, by_arm
 from metagym.nets.recurrent import PackedTrials, RNNState, TrialRNN
 from metagym.nets.transitions import Seen, advanced, blank, context_of, seen_along
 
@@ -60,6 +65,9 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
     directions, states are places, or where what an action does in one state tells of what it does in another.
 
     In place of a recurrent network it counts what it has seen; the actor reads nothing but what `RL2Context` shows it.
+    A privileged critic is told tasks arm by arm where there is one state and the numbers of a task are a multiple of
+    the number of actions (the means of a bandit's arms); it then reads what actions are rated by, and does not change
+    that. Else it is told tasks as one vector, and does not treat states and actions alike.
 
     Use: ``RL2(ExchangeableMDPPolicy, "MetaTabularMDP-v0", episodes_per_trial=10,
     policy_kwargs={"trial_steps": 100, "episode_steps": 10})``.
@@ -75,8 +83,10 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         n_channels: C, of what is planned for.
         pair_size: width of the network that reads pairs.
         pooled_values: whether values also read the mean over pairs of what that network makes of them: how far apart
-            the arms of a bandit are, and not only how good the best one seems.
-        head_size: width of the network that rates actions; half of that of the critic.
+            the arms of a bandit are, and not only how good the best one seems. A critic that is told tasks arm by arm
+            reads more than that in any case.
+        head_size: width of the network that rates actions; half of that of the critic, or, where it is told tasks arm
+            by arm, all of it.
         critic_task_size: numbers by which a privileged critic is told the task; 0: it is not.
         **kwargs: those of `TrialActorCriticPolicy`, but for memories, feature extractors and layers.
 
@@ -130,11 +140,20 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         overall = _TIME + 2 * channels
         self.action_net = _head(3 * channels + _PAIR + overall, head)
         self.action_skip = nn.Linear(channels, 1, bias=False)
-        pooled = width if self.pooled_values else 0
-        value_net = _head(channels + overall + pooled + self.critic_task_size, 2 * head)
+        told, rest = divmod(self.critic_task_size, self.n_actions)
+        self._told_by_arm = self.n_states == 1 and rest == 0 and told > 0
+        nets = [self.pair_net, self.time_net, self.action_net]
+        if self._told_by_arm:
+            each = 3 * channels + _PAIR + overall + 2 * told
+            self.critic_pool = nn.Sequential(nn.Linear(each, width), nn.ReLU())
+            value_net = _head(each + 2 * width, head)
+            nets.append(self.critic_pool)
+        else:
+            pooled = width if self.pooled_values else 0
+            value_net = _head(channels + overall + pooled + self.critic_task_size, 2 * head)
         self.value_net = value_net  # type: ignore[assignment]  # SB3 declares a Linear
         if self.ortho_init:
-            for net in (self.pair_net, self.time_net, self.action_net, value_net):
+            for net in (*nets, value_net):
                 net.apply(lambda part: self.init_weights(part, gain=math.sqrt(2.0)))
             self.init_weights(self.gain_net, gain=0.1)
             self.init_weights(self.action_net[-1], gain=0.01)
@@ -171,7 +190,7 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
         overall = th.cat([time, first.mean(1), value.mean(1)], dim=1)
         parts = (worth - worth.mean(1, keepdim=True), worth, gain[row, here], pairs[row, here])
         each = overall.unsqueeze(1).expand(-1, self.n_actions, -1)
-        pooled = [features.mean((1, 2))] if self.pooled_values else []
+        pooled = [features.mean((1, 2))] if self.pooled_values and not self._told_by_arm else []
         return Planned(th.cat([*parts, each], dim=2), th.cat([overall, worth.amax(1), *pooled], dim=1))
 
     def _expected(self, nexts: th.Tensor, value: th.Tensor) -> th.Tensor:
@@ -214,12 +233,21 @@ class ExchangeableMDPPolicy(TrialActorCriticPolicy):
     @override
     def _values(self, outputs: list[Any], tasks: th.Tensor | None) -> th.Tensor:
         read = outputs[0].overall
-        left = self.sizes["trial_steps"] * read[:, :1]  # the first thing told of the time is the share that is left
-        if self.critic_task_size:
-            told = read.new_zeros(len(read), self.critic_task_size) if tasks is None else tasks
-            read = th.cat([read, told], dim=1)
-        values: th.Tensor = left * self.value_net(read)
-        return values
+        # The first thing told of the time is the share that is left; no weight has a part in it.
+        left = self.sizes["trial_steps"] * read[:, :1].detach()
+        if not self.critic_task_size:
+            return th.as_tensor(left * self.value_net(read))
+        told = self._told(read, tasks)
+        if self._told_by_arm:
+            return th.as_tensor(left * self._value_of_a_step(outputs[0].actions.detach(), by_arm(told, self.n_actions)))
+        return th.as_tensor(left * self.value_net(th.cat([read, told], dim=1)))
+
+    def _value_of_a_step(self, rated: th.Tensor, told: th.Tensor) -> th.Tensor:
+        """The mean of what is left, (n, 1), from what rates actions (n, A, F) and what is told of them (n, A, P')."""
+        arms = th.cat([rated, told, told - told.amax(1, keepdim=True)], dim=2)
+        features = self.critic_pool(arms)
+        pooled = th.cat([features.mean(1), features.amax(1)], dim=1).unsqueeze(1).expand(-1, self.n_actions, -1)
+        return th.as_tensor(self.value_net(th.cat([arms, pooled], dim=2)).mean(1))
 
     @override
     def _get_constructor_parameters(self) -> dict[str, Any]:

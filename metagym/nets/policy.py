@@ -16,10 +16,11 @@ from typing_extensions import override
 from metagym.errors import ConfigError
 from metagym.nets.chunks import evaluate_in_chunks
 from metagym.nets.encoder import encoder_class_of
+from metagym.nets.episodes import check_later_entropy, in_later_episodes
 from metagym.nets.recurrent import PackedTrials, RNNState, TrialRNN
 from metagym.types import Array
 
-__all__ = ["TrialActorCriticPolicy"]
+__all__ = ["TrialActorCriticPolicy", "by_arm"]
 
 
 class TrialActorCriticPolicy(ActorCriticPolicy):
@@ -45,6 +46,9 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
             a single one has more) and evaluates trials again, a group at a time, when gradients are due; results are
             the same up to rounding, for one more forward pass. None: all at once. It bounds the memory of PPO and A2C
             where trials are long and minibatches large; TRPO needs whole minibatches all the same.
+        later_entropy: weight of entropies in a trial's second and later episodes, where the first one's is 1. Less
+            lets later episodes become good at using what was found while the first still tries ways to find it, and
+            so tells these apart by what they are worth. It needs the observations of `RL2Context`.
         features_extractor_class: what reads one observation, before the memory; default: SB3's ``CombinedExtractor``
             for a Dict, ``NatureCNN`` for an image, ``FlattenExtractor`` else.
         **kwargs: those of ``ActorCriticPolicy``. With ``share_features_extractor=False`` the critic has an
@@ -67,6 +71,7 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         critic_task_size: int = 0,
         memory_steps: int | None = None,
         chunk_steps: int | None = None,
+        later_entropy: float = 1.0,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -75,6 +80,7 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
         if chunk_steps is not None:
             _check_steps(chunk_steps)
         self.chunk_steps = chunk_steps
+        self.later_entropy = check_later_entropy(later_entropy, observation_space)
         self.rnn_type = rnn_type
         self.rnn_hidden_size = rnn_hidden_size
         self.n_rnn_layers = n_rnn_layers
@@ -139,7 +145,10 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
     def _evaluate(self, trials: PackedTrials, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         outputs = self._outputs(trials, self._memories)
         distribution = self._act(outputs)
-        return self._values(outputs, trials.tasks), distribution.log_prob(actions), distribution.entropy()
+        entropy = distribution.entropy()
+        if entropy is not None and self.later_entropy != 1.0:
+            entropy = th.where(in_later_episodes(trials), self.later_entropy * entropy, entropy)
+        return self._values(outputs, trials.tasks), distribution.log_prob(actions), entropy
 
     @override
     def get_distribution(self, obs: PyTorchObs | PackedTrials) -> Distribution:
@@ -206,10 +215,13 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
     def _values(self, outputs: list[th.Tensor], tasks: th.Tensor | None) -> th.Tensor:
         read = outputs[-1]
         if self.critic_task_size:
-            told = read.new_zeros(len(read), self.critic_task_size) if tasks is None else tasks
-            read = self.task_reader(th.cat([read, told], dim=1))
+            read = self.task_reader(th.cat([read, self._told(read, tasks)], dim=1))
         values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(read))
         return values
+
+    def _told(self, read: th.Tensor, tasks: th.Tensor | None) -> th.Tensor:
+        """What a privileged critic is told where it reads (n, ...), (n, P); zeros where nobody tells."""
+        return read.new_zeros(len(read), self.critic_task_size) if tasks is None else tasks
 
     def _outputs(self, trials: PackedTrials, memories: tuple[TrialRNN, ...]) -> list[th.Tensor]:
         """What some of the memories make of whole trials, (n, H) each."""
@@ -278,9 +290,15 @@ class TrialActorCriticPolicy(ActorCriticPolicy):
             "critic_task_size": self.critic_task_size,
             "memory_steps": self.memory_steps,
             "chunk_steps": self.chunk_steps,
+            "later_entropy": self.later_entropy,
             "share_features_extractor": self.share_features_extractor,
         }
         return super()._get_constructor_parameters() | memory
+
+
+def by_arm(tasks: th.Tensor, n_arms: int) -> th.Tensor:
+    """Tasks of P numbers of each arm, (n, P * K), arm by arm, (n, K, P)."""
+    return tasks.view(len(tasks), -1, n_arms).transpose(1, 2)
 
 
 def _check_steps(chunk_steps: object) -> None:

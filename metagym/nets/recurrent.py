@@ -12,7 +12,7 @@ from metagym.nets.compiled_sequence import compiled_gru, compiled_lstm, runs_com
 from metagym.nets.gru import gru_sequence
 from metagym.nets.lstm import lstm_sequence
 
-__all__ = ["PackedTrials", "RNNState", "TrialRNN"]
+__all__ = ["PackedTrials", "RNNState", "TrialRNN", "places_of"]
 
 # For single steps of fewer rows, going to the compiled loops and back costs more than they save.
 ROWS_WORTH_A_LOOP = 256
@@ -35,6 +35,18 @@ class PackedTrials(NamedTuple):
     data: Any
     batch_sizes: tuple[int, ...]
     tasks: th.Tensor | None = None
+
+
+def places_of(batch_sizes: tuple[int, ...], device: th.device | None = None) -> tuple[th.Tensor, th.Tensor]:
+    """The step of its trial, and the trial, of every packed step, both (n,).
+
+    Args:
+        batch_sizes: as of `PackedTrials`.
+        device: of the result.
+    """
+    sizes = th.tensor(batch_sizes, device=device)
+    time = th.arange(len(sizes), device=device).repeat_interleave(sizes)
+    return time, th.arange(len(time), device=device) - (sizes.cumsum(0) - sizes)[time]
 
 
 class TrialRNN(nn.Module):

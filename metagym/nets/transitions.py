@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from metagym.nets.recurrent import PackedTrials
+from metagym.nets.recurrent import PackedTrials, places_of
 
 __all__ = ["Context", "Seen", "advanced", "blank", "context_of", "seen_along"]
 
@@ -98,17 +98,15 @@ def advanced(memory: th.Tensor, context: Context) -> tuple[Seen, th.Tensor]:
 @th.no_grad()
 def seen_along(trials: PackedTrials, n_actions: int) -> Seen:
     """What has been seen at every step of whole trials, in the order of their packed steps."""
-    sizes = th.tensor(trials.batch_sizes, device=trials.data.device)
-    n_steps, n_rows = len(sizes), trials.batch_sizes[0]
-    time = th.arange(n_steps, device=sizes.device).repeat_interleave(sizes)
-    row = th.arange(len(time), device=sizes.device) - (sizes.cumsum(0) - sizes)[time]
+    n_steps, n_rows = len(trials.batch_sizes), trials.batch_sizes[0]
+    time, row = places_of(trials.batch_sizes, trials.data.device)
     padded = trials.data.new_zeros(n_steps, n_rows, trials.data.shape[1])
     padded[time, row] = trials.data
     context = context_of(padded.flatten(0, 1), n_actions)
     here = context.here.view(n_steps, n_rows, -1)
     # No action came before a trial's first step, so that it does not matter which state is rolled there.
     pair = _pairs(here.roll(1, 0).flatten(0, 1), context.action)
-    steps = th.arange(n_steps, device=sizes.device, dtype=here.dtype).unsqueeze(1).expand(n_steps, n_rows)
+    steps = th.arange(n_steps, device=here.device, dtype=here.dtype).unsqueeze(1).expand(n_steps, n_rows)
     begun = th.where(context.starts.view(n_steps, n_rows) > 0.5, steps, 0.0).cummax(0).values
 
     def along(events: th.Tensor, *shape: int) -> th.Tensor:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch as th
 from torch import nn
 
+from metagym.nets.recurrent import places_of
+
 __all__ = ["DenseArms", "VisitedArms", "Visits", "visits_of"]
 
 
@@ -42,9 +44,7 @@ def visits_of(taken: th.Tensor, batch_sizes: tuple[int, ...]) -> Visits:
         batch_sizes: trials that have a step t, for every t; sums to n.
     """
     device, (n_steps, n_arms) = taken.device, taken.shape
-    sizes = th.tensor(batch_sizes, device=device)
-    time = th.arange(len(batch_sizes), device=device).repeat_interleave(sizes)
-    trial = th.arange(n_steps, device=device) - (sizes.cumsum(0) - sizes)[time]
+    time, trial = places_of(batch_sizes, device)
     highest, arm = taken.max(1)
     events = (highest > 0.5).nonzero().squeeze(1)
     sequence = trial[events] * n_arms + arm[events]

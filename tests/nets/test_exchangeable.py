@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from metagym.algos import RL2
 from metagym.errors import ConfigError
-from metagym.nets import ExchangeableTrialPolicy, PackedTrials
+from metagym.nets import ExchangeableTrialPolicy
+from tests.nets.packing import pack
 
 ARMS, OTHER = 4, 2
 SPACE = spaces.Box(-np.inf, np.inf, (OTHER + ARMS + 2,), np.float32)
@@ -45,12 +46,6 @@ def history(lengths, seed=0):
         rest = rng.normal(size=(length, OTHER)), taken, rng.normal(size=(length, 1)), rng.integers(0, 2, (length, 1))
         trials.append(th.tensor(np.concatenate(rest, axis=1), dtype=th.float32))
     return trials
-
-
-def pack(trials, tasks=None):
-    steps = [th.stack([trial[t] for trial in trials if t < len(trial)]) for t in range(len(trials[0]))]
-    told = None if tasks is None else th.cat([tasks[: len(step)] for step in steps])
-    return PackedTrials(th.cat(steps), tuple(len(step) for step in steps), told)
 
 
 def renamed(trials, order):

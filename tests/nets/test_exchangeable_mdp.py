@@ -141,18 +141,24 @@ def test_pooled_values_see_pairs_that_are_not_the_best_and_others_do_not(pooled_
     assert th.equal(values[6, 0], values[6, 1]) != pooled_values
 
 
-def test_rl2_learns_saves_and_goes_on_with_it(tmp_path):
-    kwargs = {
-        "env_kwargs": {"num_states": 4, "num_actions": 3, "episode_length": 5},
-        "episodes_per_trial": 3,
-        "n_envs": 8,
-        "seed": 0,
-        "device": "cpu",
-        "expected_rewards": True,
-        "regret": True,
-        "policy_kwargs": {"trial_steps": 15, "episode_steps": 5, "n_channels": 2, "pair_size": 4, "head_size": 4},
-    }
-    agent = RL2(ExchangeableMDPPolicy, "MetaTabularMDP-v0", **kwargs).learn(240)
+PROCESS = {"env_kwargs": {"num_states": 4, "num_actions": 3, "episode_length": 5}, "episodes_per_trial": 3}
+BANDIT = {"env_kwargs": {"num_arms": 3}, "episodes_per_trial": 15, "privileged_critic": True}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "sizes", "told"),
+    [
+        ("MetaTabularMDP-v0", PROCESS, {"episode_steps": 5}, 0),
+        ("MetaBandit-v0", BANDIT, {"episode_steps": 1, "n_backups": 1}, 3),
+    ],
+)
+def test_rl2_learns_saves_and_goes_on_with_it(tmp_path, env_id, kwargs, sizes, told):
+    policy_kwargs = {"trial_steps": 15, "n_channels": 2, "pair_size": 4, "head_size": 4, **sizes}
+    agent = RL2(
+        ExchangeableMDPPolicy, env_id, n_envs=8, seed=0, device="cpu", expected_rewards=True, regret=True,
+        policy_kwargs=policy_kwargs, **kwargs,
+    ).learn(240)  # fmt: skip
+    assert agent.policy.critic_task_size == told
     agent.save(tmp_path / "agent")
     loaded = RL2.load(tmp_path / "agent", device="cpu")
     agent.learn(240, reset_num_timesteps=False)

@@ -5,8 +5,8 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metagym.nets import PackedTrials
 from metagym.nets.transitions import Seen, advanced, blank, context_of, seen_along
+from tests.nets.packing import pack
 
 STATES, ACTIONS = 3, 2
 
@@ -38,13 +38,6 @@ def stepped(trials):
     return rows
 
 
-def packed(trials):
-    steps = [[trial[time] for trial in trials if len(trial) > time] for time in range(len(trials[0]))]
-    return PackedTrials(
-        th.tensor(np.array([obs for step in steps for obs in step])), tuple(len(step) for step in steps)
-    )
-
-
 def test_two_short_episodes_are_counted_as_by_hand():
     trial = np.array(
         [
@@ -73,7 +66,7 @@ def test_two_short_episodes_are_counted_as_by_hand():
 def test_whole_trials_of_any_lengths_are_counted_as_step_by_step(lengths, seed):
     rng = np.random.default_rng(seed)
     trials = [played(length, rng) for length in sorted(lengths, reverse=True)]
-    along = seen_along(packed(trials), ACTIONS)
+    along = seen_along(pack([th.tensor(trial) for trial in trials]), ACTIONS)
     place = iter(range(sum(lengths)))
     order = {}
     for time in range(len(trials[0])):
