@@ -1,7 +1,12 @@
-"""Hypothesis: the same examples in every run, so that a red run can be repeated. Torch: one thread."""
+"""The same draws in every run, so that a red run can be repeated, whatever ran before in the same process."""
 
+import random
+
+import pytest
 import torch as th
 from hypothesis import HealthCheck, settings
+from numpy.random import bit_generator
+from stable_baselines3.common.utils import set_random_seed
 
 settings.register_profile(
     "metagym", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -9,3 +14,10 @@ settings.register_profile(
 settings.load_profile("metagym")
 # The networks here are tiny: several threads wait for each other, many times longer than one works.
 th.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not seeded draws from here: NumPy's entropy (envs, spaces, generators) and the global generators."""
+    monkeypatch.setattr(bit_generator, "randbits", random.Random(0).getrandbits)
+    set_random_seed(0)

@@ -73,8 +73,8 @@ def test_renaming_the_arms_of_a_history_renames_the_logits_and_leaves_the_values
     told = tasks.view(len(trials), -1, ARMS)[..., order].flatten(1) if size and by_arm else tasks
     logits, values = logits_and_values(policy, pack(trials, tasks))
     logits_renamed, values_renamed = logits_and_values(policy, pack(renamed(trials, order), told))
-    th.testing.assert_close(logits_renamed, logits[:, order], atol=1e-6, rtol=1e-5)
-    th.testing.assert_close(values_renamed, values, atol=1e-6, rtol=1e-5)
+    th.testing.assert_close(logits_renamed, logits[:, order], atol=1e-5, rtol=1e-4)
+    th.testing.assert_close(values_renamed, values, atol=1e-5, rtol=1e-4)
 
 
 def test_logits_of_arms_with_different_histories_differ():
