@@ -3,13 +3,10 @@
     python -m benchmarks.rl2_memory                         # prints the tables and writes docs/results/rl2_memory.json
 
 Each case runs in a process of its own, on one thread, and reports by how much its largest resident memory grew, and
-processor time, over the evaluation of all trials and the gradient of all weights.
+processor time, over the evaluation of all trials and the gradient of all weights. What a trial takes in training is the
+difference between the largest memories of two processes, whose iterations have few and many trials.
 """
 
-import json
-import resource
-import subprocess
-import sys
 import time
 from statistics import median
 from typing import Any
@@ -18,6 +15,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from benchmarks.apart import apart, peak_memory
+from benchmarks.rl2_speed import PULLS as TRAINED_PULLS
+from benchmarks.rl2_speed import UNITS, rl2, timed
 from benchmarks.stored import parser, store
 from metagym.nets import ExchangeableTrialPolicy, PackedTrials, TrialActorCriticPolicy
 
@@ -25,7 +25,9 @@ POLICIES = ("exchangeable", "GRU of 256 units")
 ARMS, PULLS, TRIALS = 50, 500, 64
 CHUNKS = (None, 16_000, 4_000, 1_000)
 SHAPES = ((125, 64), (250, 64), (500, 64), (1000, 64), (500, 16), (500, 32), (500, 128))
+FEW, MANY = 128, 1024  # trials of an iteration
 REPETITIONS = 3
+MODULE = "benchmarks.rl2_memory"
 
 
 def policy_of(kind: str, arms: int, pulls: int, chunk_steps: int | None) -> TrialActorCriticPolicy:
@@ -57,25 +59,32 @@ def measured(kind: str, arms: int, pulls: int, trials: int, chunk_steps: int | N
 
     differentiate(batch_of(arms, 2, 4))  # what is compiled or loaded at the first call
     batch = batch_of(arms, pulls, trials)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, start = peak_memory(), time.process_time()
     differentiate(batch)
     seconds = time.process_time() - start
-    return {"bytes": 1024.0 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), "seconds": seconds}
+    return {"bytes": float(peak_memory() - before), "seconds": seconds}
 
 
-def apart(*case: Any, repetitions: int) -> dict[str, Any]:
+def gradient(*case: Any, repetitions: int) -> dict[str, Any]:
     """`measured` in processes of their own, medians."""
-    code = (
-        "import json, sys\nfrom benchmarks.rl2_memory import measured\n"
-        "print(json.dumps(measured(*json.loads(sys.argv[1]))))"
-    )
-    command = [sys.executable, "-c", code, json.dumps(case)]
-    found = [
-        json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for _ in range(repetitions)
-    ]
+    found = [apart(MODULE, "measured", *case) for _ in range(repetitions)]
     names = ("policy", "arms", "pulls", "trials", "chunk_steps")
     return dict(zip(names, case, strict=True)) | {name: median(one[name] for one in found) for name in found[0]}
+
+
+def peak_of_training(units: int, trials: int) -> int:
+    """Bytes that this process holds at most in an iteration of RL², compiled, as `benchmarks.rl2_speed` times it."""
+    th.set_num_threads(1)
+    timed(rl2(trials, units, 1), True, trials * TRAINED_PULLS)
+    return peak_memory()
+
+
+def bytes_per_trial(units: int, few: int, many: int, repetitions: int) -> float:
+    """By how much the largest memory of training grows with each trial of an iteration."""
+    peaks = [
+        median(apart(MODULE, "peak_of_training", units, trials) for _ in range(repetitions)) for trials in (few, many)
+    ]
+    return (peaks[1] - peaks[0]) / (many - few)
 
 
 def render(result: dict[str, Any]) -> str:
@@ -99,6 +108,12 @@ def render(result: dict[str, Any]) -> str:
             f"| {one['policy']} | {one['pulls']} | {one['trials']} | {1e6 * one['seconds'] / steps:.1f} "
             f"| {one['bytes'] / steps:,.0f} |"
         )
+    of_trials = " and ".join(f"{size / 1e3:.0f} kB with {units} units" for units, size in result["trial"].items())
+    lines += [
+        "",
+        f"In training, a trial of {TRAINED_PULLS} pulls takes {of_trials} (compiled GRU, four minibatches), rollout "
+        "and gradients together.",
+    ]
     return "\n".join(lines)
 
 
@@ -110,11 +125,15 @@ def main() -> None:
     arms, repetitions = ARMS, 1 if given.quick else REPETITIONS
     pulls, trials, chunks = (10, 8, (None, 20)) if given.quick else (PULLS, TRIALS, CHUNKS)
     shapes = ((10, 8),) if given.quick else SHAPES
+    few, many = (16, 32) if given.quick else (FEW, MANY)
     result = {
         "chunks": [
-            apart(kind, arms, pulls, trials, chunk, repetitions=repetitions) for kind in POLICIES for chunk in chunks
+            gradient(kind, arms, pulls, trials, chunk, repetitions=repetitions) for kind in POLICIES for chunk in chunks
         ],
-        "shapes": [apart(kind, arms, *shape, None, repetitions=repetitions) for kind in POLICIES for shape in shapes],
+        "shapes": [
+            gradient(kind, arms, *shape, None, repetitions=repetitions) for kind in POLICIES for shape in shapes
+        ],
+        "trial": {str(units): bytes_per_trial(units, few, many, repetitions) for units in UNITS},
         "repetitions": repetitions,
     }
     store(result, given.out, render)

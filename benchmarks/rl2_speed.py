@@ -6,7 +6,6 @@ Bandits of 10 arms, trials of 100 pulls, 10 epochs of 4 minibatches of whole tri
 update) of each learner in turn, so that whatever else the machine does falls on all; one thread.
 """
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -189,15 +188,6 @@ def scaling(epochs: int, repetitions: int, largest: int) -> list[dict[str, Any]]
     return found
 
 
-def memory_per_trial(units: int, few: int, many: int) -> float:
-    """Bytes by which the process grows at its largest for each further trial of an iteration, compiled."""
-    peaks = []
-    for trials in (few, many):
-        timed(rl2(trials, units, 1), True, trials * PULLS)
-        peaks.append(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return (peaks[1] - peaks[0]) / (many - few)
-
-
 def render(result: dict[str, Any]) -> str:
     """The tables of the docs."""
     parts = (_rates, _floors, _parts, _scaling)
@@ -254,9 +244,7 @@ def _notes(result: dict[str, Any]) -> str:
     return (
         f"Steps per second of processor time, rollout and update together; medians of {result['repetitions']} "
         f"repetitions; {result['epochs']} epochs, one thread. The ceiling is the rate of a large product of matrices, "
-        f"{result['gemm'] / 1e9:.0f} billion operations per second, over the operations of a step. A trial of "
-        f"{PULLS} pulls takes {result['memory']['64'] / 1e3:.0f} kB of memory with 64 units and "
-        f"{result['memory']['256'] / 1e3:.0f} kB with 256, rollout and gradients together; sb3-contrib "
+        f"{result['gemm'] / 1e9:.0f} billion operations per second, over the operations of a step. sb3-contrib "
         f"{result['sb3_contrib']}, torch {result['torch']}, numba {result['numba']}."
     )
 
@@ -271,13 +259,10 @@ def main() -> None:
     epochs, repetitions = (1, 1) if args.quick else (EPOCHS, args.repetitions)
     settings = [(8, 64)] if args.quick else [(trials, units) for units in UNITS for trials in TRIALS]
     timed(rl2(8, 8, 1), True, 8 * PULLS)  # what is compiled comes from the cache, or into it
-    few, many = (16, 32) if args.quick else (128, 512)
-    memory = {str(units): memory_per_trial(units, few, many) for units in UNITS}
     measure = partial(compare, epochs=epochs, repetitions=repetitions)
     parts = [(8, 64)] if args.quick else [(8, 64), (64, 64), (512, 64), (64, 256), (512, 256)]
     result = {
         "gemm": gemm_rate(),
-        "memory": memory,
         "settings": [measure(*setting) for setting in settings],
         "breakdown": [breakdown(*part, kind, epochs, repetitions) for part in parts for kind in (False, True)],
         "scaling": scaling(epochs, repetitions, 6400 if args.quick else 10**9),

@@ -1,8 +1,12 @@
 """The benchmark of the memory of gradients: what it measures and shows."""
 
+import sys
+
 import pytest
 
-from benchmarks.rl2_memory import POLICIES, apart, batch_of, policy_of, render
+from benchmarks.rl2_memory import POLICIES, batch_of, bytes_per_trial, gradient, policy_of, render
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
 
 
 @pytest.mark.parametrize("kind", POLICIES)
@@ -16,10 +20,31 @@ def test_a_chunked_gradient_is_that_of_the_same_policy(kind):
         assert (own.grad - other.grad).abs().max() < 1e-4
 
 
+@on_linux
 @pytest.mark.slow
 def test_cases_run_in_processes_of_their_own_and_are_shown():
-    case = apart("exchangeable", 3, 10, 8, None, repetitions=1)
+    case = gradient("exchangeable", 3, 10, 8, None, repetitions=1)
     assert case["bytes"] >= 0.0
     assert case["seconds"] > 0.0
-    text = render({"chunks": [case, case | {"chunk_steps": 1_000, "bytes": 2e6}], "shapes": [case]})
+    shown = {"chunks": [case, case | {"chunk_steps": 1_000, "bytes": 2e6}], "shapes": [case]}
+    text = render(shown | {"trial": {"64": 80_000.0, "256": 215_000.0}})
     assert "| exchangeable | 1,000 | 2 |" in text
+    assert "takes 80 kB with 64 units and 215 kB with 256 units" in text
+
+
+@on_linux
+@pytest.mark.slow
+def test_chunks_bound_the_memory_of_a_gradient():
+    whole, chunked = (
+        gradient("GRU of 256 units", 4, 100, 128, steps, repetitions=1)["bytes"] for steps in (None, 1600)
+    )
+    # 12,800 steps x 256 units x 4 bytes are 13 MB, and gates are three more.
+    assert whole > 4 * 13e6
+    assert 0.0 < chunked < 0.4 * whole
+
+
+@on_linux
+@pytest.mark.slow
+def test_a_trial_in_training_takes_at_least_what_its_observations_and_gates_do():
+    # The gates and states of a quarter of the trials, 100 steps, are alive at the same time; see render.
+    assert 100 * 256 * 4 * 4 / 4 < bytes_per_trial(256, 128, 512, 1) < 1_000_000

@@ -1,8 +1,6 @@
 """Trials evaluated a group at a time: the numbers and gradients of all at once, and less memory."""
 
 import gc
-import subprocess
-import sys
 import weakref
 from contextlib import nullcontext
 from unittest import mock
@@ -286,34 +284,6 @@ def test_learning_is_the_same_and_a_loaded_agent_goes_on_in_chunks(kwargs, tmp_p
         assert th.equal(one, other)
 
 
-MEMORY = """
-import resource, sys
-import numpy as np
-import torch as th
-from gymnasium import spaces
-from metagym.nets import PackedTrials, TrialActorCriticPolicy
-
-th.set_num_threads(1)
-chunk_steps = None if sys.argv[1] == "None" else int(sys.argv[1])
-space = spaces.Box(-1, 1, (8,), np.float32)
-policy = TrialActorCriticPolicy(
-    space, spaces.Discrete(4), lambda _: 1e-3, rnn_hidden_size=128, chunk_steps=chunk_steps
-)
-
-
-def differentiate(steps, trials):
-    packed = PackedTrials(th.randn(steps * trials, 8), (trials,) * steps)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    values, log_probs, entropy = policy.evaluate_actions(packed, th.zeros(steps * trials))
-    (values.sum() + log_probs.sum() + entropy.sum()).backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-differentiate(2, 4)  # what the first call loads
-print(differentiate(100, 256))
-"""
-
-
 def test_what_recurrences_keep_for_gradients_is_that_of_a_group(monkeypatch):
     policy = make_policy("GRU", 10)
     trials, actions = make_batch(policy, [5] * 8)
@@ -334,13 +304,3 @@ def test_what_recurrences_keep_for_gradients_is_that_of_a_group(monkeypatch):
             gc.collect()
             assert (len(seen), max(seen)) == (calls, most)
             seen.clear()
-
-
-@pytest.mark.slow
-def test_memory_is_that_of_a_group():
-    def megabytes(chunk_steps):
-        command = [sys.executable, "-c", MEMORY, str(chunk_steps)]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    # 25,600 steps x 128 units x 4 bytes are 13 MB; the gates alone are four times that.
-    assert megabytes(3200) < 0.4 * megabytes(None)
