@@ -1,6 +1,7 @@
 """The same draws in every run, so that a red run can be repeated, whatever ran before in the same process."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch as th
@@ -17,7 +18,16 @@ th.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not seeded draws from here: NumPy's entropy (envs, spaces, generators) and the global generators."""
-    monkeypatch.setattr(bit_generator, "randbits", random.Random(0).getrandbits)
-    set_random_seed(0)
+def same_draws(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What is not seeded draws from here: NumPy's entropy (envs, spaces, generators) and the global generators.
+
+    Returns:
+        A function that begins anew, as every test does.
+    """
+
+    def begin() -> None:
+        monkeypatch.setattr(bit_generator, "randbits", random.Random(0).getrandbits)
+        set_random_seed(0)
+
+    begin()
+    return begin

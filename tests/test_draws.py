@@ -5,7 +5,6 @@ import random
 import gymnasium as gym
 import numpy as np
 import torch as th
-from numpy.random import bit_generator
 
 import metagym  # noqa: F401 - registers
 
@@ -23,9 +22,9 @@ def test_generators_that_are_not_seeded_draw_the_same_in_every_run():
     assert th.rand(()) == th.rand((), generator=th.Generator().manual_seed(0))
 
 
-def test_envs_that_are_not_seeded_draw_the_same_tasks_in_every_run_and_differ_from_each_other(monkeypatch):
+def test_envs_that_are_not_seeded_draw_the_same_tasks_in_every_run_and_differ_from_each_other(same_draws):
     first, second = drawn(), drawn()
-    monkeypatch.setattr(bit_generator, "randbits", random.Random(0).getrandbits)  # as a new run begins
+    same_draws()
 
     assert [drawn(), drawn()] == [first, second]
     assert first[0] != second[0]

@@ -1,10 +1,20 @@
 """The benchmark of the memory of gradients: what it measures and shows."""
 
 import sys
+from importlib import import_module
 
 import pytest
 
-from benchmarks.rl2_memory import POLICIES, batch_of, bytes_per_trial, gradient, policy_of, render
+from benchmarks import rl2_memory
+from benchmarks.rl2_memory import (
+    POLICIES,
+    batch_of,
+    bytes_per_trial,
+    gradient,
+    peak_of_training,
+    policy_of,
+    render,
+)
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
 
@@ -43,8 +53,18 @@ def test_chunks_bound_the_memory_of_a_gradient():
     assert 0.0 < chunked < 0.4 * whole
 
 
+def test_bytes_of_a_trial_are_the_slope_between_processes_of_their_own(monkeypatch):
+    def told(module, name, units, trials):
+        assert getattr(import_module(module), name) is peak_of_training
+        return 1000 + 7 * units * trials
+
+    monkeypatch.setattr(rl2_memory, "apart", told)
+    assert bytes_per_trial(2, 3, 9, repetitions=2) == 14
+
+
 @on_linux
 @pytest.mark.slow
-def test_a_trial_in_training_takes_at_least_what_its_observations_and_gates_do():
-    # The gates and states of a quarter of the trials, 100 steps, are alive at the same time; see render.
-    assert 100 * 256 * 4 * 4 / 4 < bytes_per_trial(256, 128, 512, 1) < 1_000_000
+def test_a_trial_in_training_takes_what_its_gates_do_and_not_much_more():
+    # One of four minibatches is differentiated at a time: 4 numbers of each unit (three gates, a state), 4 bytes each.
+    gates = 100 * 256 * 4 * 4 / 4
+    assert gates < bytes_per_trial(256, 128, 512, 1) < 4 * gates

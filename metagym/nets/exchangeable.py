@@ -167,7 +167,7 @@ class ExchangeableTrialPolicy(TrialActorCriticPolicy):
 
     def _split(self, obs: th.Tensor, passed: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """The last action, (n, K), and what the arms see, (n, G): reward, boundary, observation, time."""
-        obs = obs.float()
+        obs = obs.to(next(self.parameters()).dtype)
         width = obs.shape[1] - self.n_arms - 2
         return obs[:, width:-2], th.cat([obs[:, -2:], obs[:, :width], self._clock(passed)], dim=1)
 

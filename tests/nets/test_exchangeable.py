@@ -67,14 +67,14 @@ def logits_and_values(policy, trials):
     seed=st.integers(0, 99),
 )
 def test_renaming_the_arms_of_a_history_renames_the_logits_and_leaves_the_values(kwargs, lengths, order, seed):
-    policy, trials = make_policy(**kwargs), history(lengths, seed)
+    policy, trials = make_policy(**kwargs).double(), [trial.double() for trial in history(lengths, seed)]
     size, by_arm = kwargs.get("critic_task_size", 0), kwargs.get("critic_task_size", 0) % ARMS == 0
-    tasks = th.randn(len(trials), size) if size else None
+    tasks = th.randn(len(trials), size, dtype=th.float64) if size else None
     told = tasks.view(len(trials), -1, ARMS)[..., order].flatten(1) if size and by_arm else tasks
     logits, values = logits_and_values(policy, pack(trials, tasks))
     logits_renamed, values_renamed = logits_and_values(policy, pack(renamed(trials, order), told))
-    th.testing.assert_close(logits_renamed, logits[:, order], atol=1e-5, rtol=1e-4)
-    th.testing.assert_close(values_renamed, values, atol=1e-5, rtol=1e-4)
+    th.testing.assert_close(logits_renamed, logits[:, order], atol=1e-12, rtol=1e-12)
+    th.testing.assert_close(values_renamed, values, atol=1e-12, rtol=1e-12)
 
 
 def test_logits_of_arms_with_different_histories_differ():
